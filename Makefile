@@ -1,0 +1,40 @@
+# `make run` and `make test` are the only set-up there is: both build .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help run test lint format schemas clean
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt app/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than Python 3.11: set PYTHON to a newer one, as in make run PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the packages of pyproject.toml into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@touch $@
+
+run: $(STAMP)  ## the broker, a worker, the API and the demo, until Ctrl-C
+	@exec $(BIN)/runbooks run
+
+test: $(STAMP)  ## all tests, on the real parts that can be had here
+	@$(BIN)/python -m pytest --cov=app.core --cov-branch --cov-fail-under=100 --cov-report=term:skip-covered
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+schemas: $(STAMP)  ## write schemas/ from the models
+	@$(BIN)/python -m app.cli schemas
+
+clean:  ## forget the virtual environment and the demo's data
+	rm -rf $(VENV) .run

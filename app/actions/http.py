@@ -1,0 +1,63 @@
+"""Call an HTTP endpoint."""
+
+from datetime import UTC, datetime
+
+from pydantic import JsonValue
+
+from app.actions.scene import Scene
+from app.clients.http import HttpAnswer
+from app.core.planning import ActionFailure, Outcome, Prepared
+from app.core.runbook import HttpStep
+
+MANUAL = "an HTTP call cannot be taken back"
+KEPT_HEADERS = ("Content-Type", "Location", "Retry-After", "X-Request-Id", "X-Stand-In")
+TRY_LATER = frozenset({408, 425, 429})
+
+
+class HttpAction:
+    """Prepare checks the secrets and the address; apply sends the request."""
+
+    async def prepare(self, step: HttpStep, scene: Scene) -> Prepared:
+        """What will be sent, secrets by name; raises PermanentError when one is missing."""
+        secrets, tenant = scene.clients.secrets, scene.tenant
+        url = secrets.resolve(tenant, step.url)
+        secrets.resolve_json(tenant, dict(step.headers))
+        secrets.resolve_json(tenant, step.body)
+        scene.clients.http.check_url(url)
+        params: dict[str, JsonValue] = {
+            "method": step.method,
+            "url": step.url,
+            "headers": dict(step.headers),
+            "body": step.body,
+        }
+        return Prepared.of(f"{step.method} {step.url}", params=params, manual_reason=MANUAL)
+
+    async def apply(self, step: HttpStep, plan: Prepared, scene: Scene) -> Outcome:  # noqa: ARG002 - the protocol's
+        """Send it, with the command's id as Idempotency-Key unless the step gives one; 2xx is a success."""
+        secrets, tenant = scene.clients.secrets, scene.tenant
+        headers = {name: secrets.resolve(tenant, value) for name, value in step.headers.items()}
+        if not any(name.lower() == "idempotency-key" for name in headers):
+            headers["Idempotency-Key"] = scene.command_id
+        answer = await scene.clients.http.request(
+            step.method,
+            secrets.resolve(tenant, step.url),
+            headers=headers,
+            body=secrets.resolve_json(tenant, step.body),
+            timeout_s=step.timeout_seconds,
+        )
+        kept = {name: value for name in KEPT_HEADERS if (value := answer.headers.get(name)) is not None}
+        output = secrets.mask_json(tenant, {"status": answer.status, "headers": {**kept}, "body": answer.body})
+        return _outcome(answer, output)
+
+
+def _outcome(answer: HttpAnswer, output: JsonValue) -> Outcome:
+    if 200 <= answer.status < 300:
+        return Outcome(outcome="succeeded", output=output, truncated=answer.truncated)
+    temporary = answer.status in TRY_LATER or answer.status >= 500
+    said = "redirects are not followed" if 300 <= answer.status < 400 else "not a success"
+    error = ActionFailure(
+        message=f"the server answered {answer.status}: {said}",
+        temporary=temporary,
+        delay_s=answer.retry_after_s(datetime.now(UTC)) if temporary else None,
+    )
+    return Outcome(outcome="failed", output=output, error=error, truncated=answer.truncated)

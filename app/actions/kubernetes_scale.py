@@ -1,0 +1,55 @@
+"""Set a deployment's replica count."""
+
+from pydantic import JsonValue
+
+from app.actions.scene import Scene
+from app.core.errors import PermanentError
+from app.core.planning import Inverse, Outcome, Prepared
+from app.core.runbook import KubernetesScale
+
+
+class ScaleAction:
+    """Prepare reads the count; apply changes it only if it is still that."""
+
+    async def prepare(self, step: KubernetesScale, scene: Scene) -> Prepared:
+        """From what to what; raises PermanentError when a rollback finds that somebody else changed the count."""
+        wanted = _replicas(step)
+        found = (await scene.clients.kubernetes.read_scale(step.namespace, step.deployment)).replicas
+        _check_drift(scene.expected, found, wanted)
+        named = f"{step.namespace}/{step.deployment}"
+        summary = f"Scale {named} from {found} to {wanted}" if found != wanted else f"{named} is already at {wanted}"
+        back = {"type": "kubernetes", "action": "scale", "namespace": step.namespace, "deployment": step.deployment}
+        return Prepared.of(
+            summary,
+            params={**back, "replicas": wanted},
+            before={"replicas": found},
+            after={"replicas": wanted},
+            inverse=Inverse(step={**back, "replicas": found}, expected={"replicas": wanted}),
+        )
+
+    async def apply(self, step: KubernetesScale, plan: Prepared, scene: Scene) -> Outcome:
+        """Change it; a count that is already there is a success without a write."""
+        wanted, before = _replicas(step), _count(plan.before)
+        kubernetes = scene.clients.kubernetes
+        if (await kubernetes.read_scale(step.namespace, step.deployment)).replicas == wanted:
+            return Outcome(outcome="succeeded", output={"replicas": wanted, "changed": False})
+        done = await kubernetes.set_scale(step.namespace, step.deployment, replicas=wanted, expected=before)
+        return Outcome(outcome="succeeded", output={"replicas": done.replicas, "changed": True})
+
+
+def _replicas(step: KubernetesScale) -> int:
+    if not isinstance(step.replicas, int):
+        raise PermanentError(f"replicas renders to {step.replicas!r}, not to a whole number")
+    return step.replicas
+
+
+def _count(value: JsonValue) -> int:
+    assert isinstance(value, dict)
+    count = value["replicas"]
+    assert isinstance(count, int)
+    return count
+
+
+def _check_drift(expected: JsonValue, found: int, wanted: int) -> None:
+    if expected is not None and found not in {_count(expected), wanted}:
+        raise PermanentError(f"it has drifted: the count is {found}, and this run left it at {_count(expected)}")

@@ -1,0 +1,253 @@
+"""Carry out one command: plan, tell the log, act, tell the log how it ended.
+
+Nothing but cancellation leaves ``Runner.run``: every way a step can go wrong ends as an event.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.actions.registry import action_for
+from app.actions.scene import Clients, Scene
+from app.core.commands import StepCommand
+from app.core.conditions import compile_condition
+from app.core.errors import (
+    ConditionError,
+    OutcomeUnknown,
+    PermanentError,
+    RunbooksError,
+    TemplateError,
+    TemporaryError,
+)
+from app.core.events import (
+    CommandEvent,
+    StepFinished,
+    StepHeartbeat,
+    StepInterrupted,
+    StepPrepared,
+    StepSkipped,
+    StepStarted,
+)
+from app.core.model import JsonObject
+from app.core.planning import ActionFailure, Outcome, Prepared
+from app.core.runbook import Step
+from app.core.templating import UNKNOWN_END, Unknown, render
+
+STEP: TypeAdapter[Step] = TypeAdapter(Step)
+MAX_ERROR = 4096
+LATER = "depends on what earlier steps give back"
+logger = logging.getLogger(__name__)
+
+Record = Callable[[CommandEvent], Awaitable[object]]
+"""Publishes an event and returns once the broker has it; raises TemporaryError when it does not take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """This worker's right to begin a command.
+
+    until: by the monotonic clock, in seconds; later than that it may not act. held: whether the partition is still
+    this worker's and nobody asked to stop.
+    """
+
+    until: float
+    held: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What carries out commands on one worker.
+
+    lease_s, heartbeat_s: design §3. now: wall clock, aware UTC. monotonic: seconds.
+    """
+
+    clients: Clients
+    worker: str
+    lease_s: float
+    heartbeat_s: float
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+
+    async def run(self, command: StepCommand, claim: Claim, record: Record) -> None:
+        """Carry out one command, telling the log through ``record``.
+
+        Raises TemporaryError when the log cannot be told; the command is then given to somebody else.
+        """
+        try:
+            scene = self._scene(command)
+            if not self._wanted(command):
+                await record(StepSkipped(**self._answer(command), reason=f"`{command.step.when}` is false"))
+                return
+            step = self._rendered(command)
+            plan = await self._plan(step, command, scene)
+        except RunbooksError as error:
+            await self._finish(command, record, self._outcome(command, error))
+            return
+        if command.phase == "prepare" or command.expected_digest not in (None, plan.digest):
+            await record(StepPrepared(**self._answer(command), plan=plan))
+            return
+        assert step is not None
+        await self._apply(step, plan, command, scene, claim, record)
+
+    async def interrupted(self, command: StepCommand, record: Record) -> None:
+        """Say that nobody will carry out this attempt."""
+        await record(StepInterrupted(**self._answer(command)))
+
+    def _scene(self, command: StepCommand) -> Scene:
+        return Scene(
+            tenant=command.tenant,
+            command_id=command.command_id,
+            expected=command.expected,
+            clients=self.clients,
+        )
+
+    def _answer(self, command: StepCommand) -> dict[str, Any]:
+        return {
+            "tenant": command.tenant,
+            "execution_id": command.execution_id,
+            "at": self.now(),
+            "command_id": command.command_id,
+            "run": command.run,
+            "step": command.step_index,
+            "phase": command.phase,
+            "attempt": command.attempt,
+        }
+
+    def _wanted(self, command: StepCommand) -> bool:
+        """Whether the step's ``when`` holds; judged once, when the step is first planned."""
+        when = command.step.when
+        if when is None or command.phase == "rollback" or command.expected_digest is not None:
+            return True
+        anomaly = command.variables.get("anomaly")
+        flat = anomaly if isinstance(anomaly, dict) else {}
+        try:
+            return compile_condition(when).holds({**flat, **command.variables})
+        except ConditionError as error:
+            if command.simulated:
+                return True
+            raise PermanentError(f"when `{when}`: {error}") from error
+
+    def _rendered(self, command: StepCommand) -> Step | None:
+        """The step with its templates filled in; None when a dry run cannot know it yet."""
+        if command.phase == "rollback":
+            return command.step
+        variables: Mapping[str, Any] = _with_placeholders(command.variables) if command.simulated else command.variables
+        content = command.step.model_dump(mode="json", exclude={"when", "name"}, exclude_defaults=True)
+        rendered = render(content, variables)
+        try:
+            return STEP.validate_python(rendered)
+        except ValidationError as error:
+            if command.simulated and UNKNOWN_END in str(rendered):
+                return None
+            detail = error.errors(include_url=False)[0]
+            path = ".".join(str(part) for part in detail["loc"][1:])
+            raise PermanentError(f"{path} after rendering: {detail['msg']}") from error
+
+    async def _plan(self, step: Step | None, command: StepCommand, scene: Scene) -> Prepared:
+        if step is None:
+            return Prepared.of(f"{command.step.type} {command.step.action}: {LATER}", manual_reason=LATER)
+        try:
+            async with asyncio.timeout(min(step.timeout_seconds, self.lease_s)):
+                return await action_for(step).prepare(step, scene)
+        except TimeoutError:
+            raise TemporaryError("planning the step took too long") from None
+        except RunbooksError:
+            raise
+        except Exception as error:
+            logger.exception("step_prepare_broke", extra=_named(command))
+            raise PermanentError(f"planning the step broke: {type(error).__name__}: {error}") from error
+
+    async def _apply(
+        self,
+        step: Step,
+        plan: Prepared,
+        command: StepCommand,
+        scene: Scene,
+        claim: Claim,
+        record: Record,
+    ) -> None:
+        if not claim.held():
+            await self.interrupted(command, record)
+            return
+        lease_until = self.now() + timedelta(seconds=self.lease_s)
+        started_by = self.monotonic()
+        started = StepStarted(**self._answer(command), plan=plan, lease_until=lease_until, worker=self.worker)
+        await record(started)
+        if self.monotonic() >= min(claim.until, started_by + self.lease_s):
+            late = ActionFailure(message="the lease ran out before the step began: nothing was done", temporary=True)
+            await self._finish(command, record, Outcome(outcome="failed", error=late))
+            return
+        try:
+            async with self._heartbeat(command, record):
+                outcome = await self._act(step, plan, command, scene)
+        except asyncio.CancelledError:
+            stopped = ActionFailure(message="the worker was stopped while the step was being applied")
+            await self._finish(command, record, Outcome(outcome="unknown", error=stopped))
+            raise
+        await self._finish(command, record, outcome)
+
+    async def _act(self, step: Step, plan: Prepared, command: StepCommand, scene: Scene) -> Outcome:
+        try:
+            async with asyncio.timeout(step.timeout_seconds):
+                return await action_for(step).apply(step, plan, scene)
+        except TimeoutError:
+            error: RunbooksError = OutcomeUnknown(f"no answer within {step.timeout_seconds:g} s")
+            return self._outcome(command, error)
+        except RunbooksError as failure:
+            return self._outcome(command, failure)
+        except Exception as broken:
+            logger.exception("step_apply_broke", extra=_named(command))
+            return self._outcome(command, OutcomeUnknown(f"applying the step broke: {type(broken).__name__}: {broken}"))
+
+    def _outcome(self, command: StepCommand, error: RunbooksError) -> Outcome:
+        message = self.clients.secrets.mask(command.tenant, str(error))[:MAX_ERROR]
+        match error:
+            case OutcomeUnknown():
+                return Outcome(outcome="unknown", error=ActionFailure(message=message))
+            case TemporaryError():
+                failure = ActionFailure(message=message, temporary=True, delay_s=error.delay_s)
+                return Outcome(outcome="failed", error=failure)
+            case TemplateError() | PermanentError() | _:
+                return Outcome(outcome="failed", error=ActionFailure(message=message))
+
+    async def _finish(self, command: StepCommand, record: Record, outcome: Outcome) -> None:
+        await record(StepFinished(**self._answer(command), outcome=outcome))
+
+    @contextlib.asynccontextmanager
+    async def _heartbeat(self, command: StepCommand, record: Record) -> AsyncIterator[None]:
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(self.heartbeat_s)
+                lease_until = self.now() + timedelta(seconds=self.lease_s)
+                with contextlib.suppress(TemporaryError):  # the next beat may get through; else the lease runs out
+                    await record(StepHeartbeat(**self._answer(command), lease_until=lease_until))
+
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beating
+
+
+def _with_placeholders(variables: JsonObject) -> dict[str, Any]:
+    """The variables of a dry run: outputs that do not exist yet stand as their path."""
+    steps = variables.get("steps")
+    views = steps if isinstance(steps, list) else []
+    filled = [
+        {key: Unknown(f"steps[{index}].{key}") if key == "output" else value for key, value in view.items()}
+        for index, view in enumerate(views)
+        if isinstance(view, dict)
+    ]
+    return {**variables, "steps": filled}
+
+
+def _named(command: StepCommand) -> dict[str, str]:
+    return {"tenant": command.tenant, "execution_id": command.execution_id, "command_id": command.command_id}

@@ -1,0 +1,36 @@
+"""What an action is given besides its step."""
+
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from app.clients.http import HttpClient
+from app.clients.kubernetes import KubernetesClient
+from app.clients.secrets import Secrets
+from app.clients.slack import SlackClient
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """The clients of a worker."""
+
+    http: HttpClient
+    slack: SlackClient
+    kubernetes: KubernetesClient
+    secrets: Secrets
+
+    async def close(self) -> None:
+        """Close all."""
+        await self.http.close()
+        await self.slack.close()
+        await self.kubernetes.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One command's surroundings; expected is what a rollback must still find, None otherwise."""
+
+    tenant: str
+    command_id: str
+    expected: JsonValue
+    clients: Clients

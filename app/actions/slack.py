@@ -1,0 +1,25 @@
+"""Send a Slack message."""
+
+from app.actions.scene import Scene
+from app.clients.slack import escape
+from app.core.planning import Outcome, Prepared
+from app.core.runbook import SlackStep
+
+MANUAL = "a message that was read cannot be taken back"
+SHOWN = 120
+
+
+class SlackAction:
+    """Prepare checks that Slack is configured; apply posts."""
+
+    async def prepare(self, step: SlackStep, scene: Scene) -> Prepared:
+        """What will be posted where; raises PermanentError when Slack is off."""
+        scene.clients.slack.check()
+        shown = step.message if len(step.message) <= SHOWN else step.message[: SHOWN - 1] + "…"
+        params = {"channel": step.channel, "message": step.message}
+        return Prepared.of(f'Post to {step.channel}: "{shown}"', params=params, manual_reason=MANUAL)
+
+    async def apply(self, step: SlackStep, plan: Prepared, scene: Scene) -> Outcome:  # noqa: ARG002 - the protocol's
+        """Post it, escaped so that event text can neither mention nor link."""
+        message = await scene.clients.slack.post_message(step.channel, escape(step.message))
+        return Outcome(outcome="succeeded", output={"channel": message.channel, "ts": message.ts})

@@ -1,0 +1,240 @@
+"""The command ``runbooks``: thin, each command a call of something that can be tested without it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import aiohttp
+import orjson
+import typer
+import uvloop
+from pydantic import ValidationError
+
+from app import operating
+from app.core.errors import RunbooksError
+from app.development import make_token, run, timeline
+from app.main import Worker, connection_of, read_definition, read_definitions, secrets_of
+from app.settings import Settings
+from app.streams.structured_logs import configure_logging
+from app.streams.topics import ensure_topics, read_topics
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with topics.yaml, or create what is missing.")
+letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be read.")
+cli.add_typer(topics_cli, name="topics")
+cli.add_typer(letters_cli, name="dead-letters")
+Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
+Token = Annotated[str, typer.Option(envvar=["RUNBOOKS_TOKEN", "ADMIN_JWT", "OPERATOR_JWT"], help="A JWT.")]
+
+
+def main() -> None:
+    """Run the command; an error of ours is one sentence and exit status 1."""
+    try:
+        cli()
+    except RunbooksError as error:
+        print(f"runbooks: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
+        print("runbooks: the settings are wrong: " + "; ".join(problems), file=sys.stderr)
+        sys.exit(1)
+
+
+@cli.command("run")
+def run_command() -> None:
+    """Start the broker, a worker, the API and the demo, until Ctrl-C (DEMO=0 leaves the demo out)."""
+    settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    configure_logging(settings.log_level, secrets_of(settings).mask_any, settings.data_dir / "worker.log")
+    demo = os.environ.get("DEMO", "1") != "0"
+    _until_stopped(run(settings, lambda line: print(line, flush=True), demo=demo))
+
+
+@cli.command()
+def worker() -> None:
+    """Start one worker against the configured broker."""
+    settings = Settings()
+    configure_logging(settings.log_level, secrets_of(settings).mask_any)
+    _until_stopped(_work(settings))
+
+
+async def _work(settings: Settings) -> None:
+    async with Worker(settings).running() as running:
+        error = await running.failure
+        raise RunbooksError(f"the worker stopped: {error!r}")
+
+
+@cli.command()
+def validate(files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)]) -> None:
+    """Check definitions; every problem is told with its path."""
+    for path in files:
+        runbook = read_definition(path)
+        print(f"{path}: {runbook.name} is valid, {len(runbook.steps)} steps")
+
+
+@cli.command()
+def apply(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)], url: Url, token: Token) -> None:
+    """Bring all definitions of a folder into force."""
+    for runbook in read_definitions(folder):
+        done = _call("PUT", f"{url}/api/v1/runbooks/{runbook.name}", token, runbook.content())
+        print(f"{done['name']}: version {done['version']} is in force")
+
+
+@cli.command()
+def execute(
+    name: str,
+    url: Url,
+    token: Token,
+    context: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+) -> None:
+    """Start a runbook by hand, or show what it would do."""
+    body = {"runbook_name": name, "context": orjson.loads(context), **({"dry_run": True} if dry_run else {})}
+    item = _call("POST", f"{url}/api/v1/runbooks/execute", token, body)
+    print("\n".join(timeline(item)) if "steps" in item else f"execution {item['execution_id']} is requested")
+
+
+@cli.command()
+def history(
+    url: Url,
+    token: Token,
+    service_id: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show the latest executions."""
+    query = f"?limit={limit}" + (f"&service_id={service_id}" if service_id else "")
+    for item in _call("GET", f"{url}/api/v1/runbooks/history{query}", token)["items"]:
+        print(orjson.dumps(item).decode() if as_json else "\n".join(timeline(item)))
+
+
+@cli.command()
+def approve(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
+    """Approve the step that waits."""
+    _decide(execution_id, "approve", url, token, comment)
+
+
+@cli.command()
+def reject(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
+    """Reject the step that waits: the execution halts."""
+    _decide(execution_id, "reject", url, token, comment)
+
+
+def _decide(execution_id: str, decision: str, url: str, token: str, comment: str) -> None:
+    body = {"decision": decision, "comment": comment}
+    item = _call("POST", f"{url}/api/v1/executions/{execution_id}/approvals", token, body)
+    print("\n".join(timeline(item)) if "steps" in item else "the decision is recorded")
+
+
+@cli.command("publish-anomaly")
+def publish_anomaly(
+    file: Annotated[Path, typer.Argument(help="A JSON file, - for standard input.")] = Path("-"),
+    bootstrap_servers: Annotated[str | None, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS")] = None,
+) -> None:
+    """Publish anomaly events to Kafka: one JSON object, or one a line."""
+    text = sys.stdin.read() if str(file) == "-" else file.read_text()
+    places = asyncio.run(operating.publish_anomalies(connection_of(_kafka(bootstrap_servers)), text))
+    for place in places:
+        print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+@topics_cli.command("check")
+def topics_check() -> None:
+    """Compare the broker with topics.yaml; exit status 1 when a topic is missing or different."""
+    missing = _topics(create=False)
+    print("\n".join(f"missing: {name}" for name in missing) or "all topics are as declared")
+    if missing:
+        raise typer.Exit(1)
+
+
+@topics_cli.command("apply")
+def topics_apply() -> None:
+    """Create the topics that are missing."""
+    print("\n".join(f"created: {name}" for name in _topics(create=True)) or "all topics are as declared")
+
+
+def _topics(*, create: bool) -> list[str]:
+    kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    specs = read_topics(kafka.topics_file, kafka.group_id)
+    return asyncio.run(ensure_topics(connection_of(kafka), specs, create=create))
+
+
+@letters_cli.command("list")
+def letters_list() -> None:
+    """Show the records that could not be read, one JSON object a line."""
+    kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    for letter in asyncio.run(operating.dead_letters(connection_of(kafka))):
+        print(orjson.dumps(letter.shown()).decode())
+
+
+@letters_cli.command("requeue")
+def letters_requeue(offset: int) -> None:
+    """Put one record back on the topic it came from."""
+    kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    place = asyncio.run(operating.requeue(connection_of(kafka), offset))
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+@cli.command()
+def token(
+    role: Annotated[list[str], typer.Option()],
+    subject: str = "developer",
+    tenant: str = "default",
+) -> None:
+    """Make a token with RUNBOOKS_API__JWT_SECRET (development only)."""
+    secret = Settings().api.jwt_secret
+    if secret is None:
+        raise RunbooksError("set RUNBOOKS_API__JWT_SECRET: the token is signed with it")
+    print(make_token(secret.get_secret_value(), subject, role, tenant))
+
+
+@cli.command(hidden=True)
+def schemas(folder: Path = Path("schemas")) -> None:
+    """Write the JSON Schemas of all messages."""
+    for name, text in operating.schemas().items():
+        (folder / name).write_text(text)
+
+
+def _kafka(bootstrap_servers: str | None) -> Any:
+    kafka = Settings().kafka
+    return kafka if bootstrap_servers is None else kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
+
+
+def _call(method: str, url: str, token: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    return asyncio.run(_request(method, url, token, body))
+
+
+async def _request(method: str, url: str, token: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        try:
+            async with session.request(method, url, json=body) as answer:
+                document: dict[str, Any] = await answer.json(content_type=None)
+        except aiohttp.ClientConnectorError as error:
+            raise RunbooksError(f"no API answers at {url}: is it running? ({error})") from error
+    if answer.status >= 400:
+        problems = [f"  {one['path']}: {one['message']}" for one in document.get("problems", [])]
+        raise RunbooksError("\n".join([str(document.get("detail")), *problems]))
+    return document
+
+
+def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run until it ends or a signal asks to stop; stopping is no error."""
+
+    async def watched() -> None:
+        task = asyncio.ensure_future(work)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    uvloop.run(watched())
+
+
+if __name__ == "__main__":
+    main()

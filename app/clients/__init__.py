@@ -1,0 +1,1 @@
+"""The only network code: each client translates foreign errors once."""

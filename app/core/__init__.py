@@ -1,0 +1,1 @@
+"""The pure core: no clock, randomness, input, output, async or logging."""

@@ -1,0 +1,147 @@
+"""The anomaly event: the public input, lenient where it can be, never silently wrong."""
+
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, cast
+
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from app.core.errors import AnomalyRefused, Problem
+from app.core.model import Frozen, Instant, JsonObject, depth_of, problems_of
+
+MAX_EVENT_BYTES = 256 * 1024
+MAX_DEPTH = 32
+EPOCH_MS_FROM = 1e11  # above it a number is milliseconds: as seconds it would be past the year 5138
+ANOMALY_NAMESPACE = uuid.UUID("6f1d3a1e-1f0a-5c1b-9b7e-2f1f0c7d9a11")
+
+TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+TenantId = Annotated[str, Field(pattern=TENANT_PATTERN)]
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
+
+
+def _instant(value: object) -> object:
+    """RFC 3339 text with an offset, or epoch seconds or milliseconds."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | datetime):
+        raise ValueError("must be an RFC 3339 time or epoch seconds or milliseconds")  # noqa: TRY004 - pydantic wants ValueError
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        seconds = value / 1000 if abs(value) >= EPOCH_MS_FROM else value
+        try:
+            return datetime.fromtimestamp(seconds, UTC)
+        except (OverflowError, OSError, ValueError) as error:
+            raise ValueError("is outside the range of dates") from error
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+class Anomaly(Frozen):
+    """One detected anomaly, as every later stage sees it.
+
+    anomaly_score: 0 to 1, None when the detector gave none. value: the metric's value in the metric's own unit.
+    timestamp: when it was seen, aware UTC. Fields not named here are kept and usable in conditions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: JsonObject
+
+    anomaly_id: Name
+    tenant_id: TenantId = "default"
+    service_id: Name
+    metric_name: Name
+    anomaly_score: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    value: Annotated[float, Field(strict=True)] | None = None
+    timestamp: Annotated[Instant, BeforeValidator(_instant), AfterValidator(_utc)]
+    severity: Annotated[str, Field(strict=True, max_length=200)] | None = None
+    labels: dict[str, Annotated[str, Field(strict=True, max_length=4096)]] = Field(default_factory=dict)
+
+    def variables(self) -> JsonObject:
+        """The event as conditions and templates see it; absent fields are left out."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if value is not None}
+
+
+class Position(Frozen):
+    """Where a record stands: topic, partition, offset and the broker's timestamp."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: Instant
+
+    def anomaly_id(self) -> str:
+        """The id of an event that brings none: UUIDv5 of topic, partition and offset (design §1)."""
+        return str(uuid.uuid5(ANOMALY_NAMESPACE, f"{self.topic}/{self.partition}/{self.offset}"))
+
+
+def read_anomaly(raw: bytes | None, position: Position) -> Anomaly:
+    """Read one record of the anomaly topic.
+
+    Raises AnomalyRefused with the path of every field that is wrong.
+    """
+    if raw is None:
+        raise AnomalyRefused([Problem("", "the record has no value")])
+    if len(raw) > MAX_EVENT_BYTES:
+        raise AnomalyRefused([Problem("", f"{len(raw)} bytes, at most {MAX_EVENT_BYTES} are taken")])
+    return anomaly_of(_object(raw), anomaly_id=position.anomaly_id(), received_at=position.timestamp)
+
+
+def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) -> Anomaly:
+    """Make the event of a decoded object; anomaly_id and received_at stand in where it names none.
+
+    Raises AnomalyRefused.
+    """
+    if depth_of(body, MAX_DEPTH) > MAX_DEPTH:
+        raise AnomalyRefused([Problem("", f"nested deeper than {MAX_DEPTH}")])
+    given = {"anomaly_id": anomaly_id, "timestamp": received_at} | {
+        key: value for key, value in body.items() if value is not None
+    }
+    try:
+        return Anomaly.model_validate(given)
+    except ValidationError as error:
+        raise AnomalyRefused(problems_of(error, cast("type[BaseModel]", Anomaly))) from error
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise AnomalyRefused(list(_why_not_json(raw, error))) from error
+    if isinstance(body, list):
+        raise AnomalyRefused([Problem("", "a JSON array in one record; publish one event a record")])
+    if not isinstance(body, dict):
+        raise AnomalyRefused([Problem("", "must be a JSON object")])
+    return body
+
+
+def _why_not_json(raw: bytes, error: orjson.JSONDecodeError) -> Iterator[Problem]:
+    """NaN and Infinity are not JSON; name the fields that hold them, as the sender's own reader would not."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        yield Problem("", f"not JSON: {error}")
+        return
+    named = False
+    for path, value in _leaves("", body):
+        if isinstance(value, float) and not math.isfinite(value):
+            named = True
+            yield Problem(path, f"{value} is not a finite number")
+    if not named:
+        yield Problem("", f"not JSON: {error}")
+
+
+def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(f"{path}[{index}]", inner)
+    else:
+        yield path, value

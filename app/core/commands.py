@@ -1,0 +1,89 @@
+"""What is to be done, imperative: derived from state, never remembered (design §1)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+
+from app.core.errors import Problem, RecordRefused
+from app.core.events import Phase
+from app.core.model import Frozen, JsonObject
+from app.core.runbook import MetricCheck, Step
+
+Kind = Literal["kubernetes", "http", "slack"]
+STEP_KINDS: tuple[Kind, ...] = ("kubernetes", "http", "slack")
+
+
+class StepCommand(Frozen):
+    """Prepare, apply or take back one step.
+
+    phase: ``prepare`` plans only; ``apply`` plans again and applies; ``rollback`` applies an inverse.
+    expected_digest: the plan that was approved; another plan is not applied but announced. None asks for no check.
+    expected: what a rollback must still find. variables: what templates and ``when`` see.
+    simulated: outputs of earlier steps do not exist yet (a dry run). revoked: it was cancelled before it was known
+    to have started; whoever has not begun it answers that it never will.
+    """
+
+    type: Literal["step"] = "step"
+    command_id: str
+    tenant: str
+    execution_id: str
+    run: int
+    step_index: int
+    phase: Phase
+    attempt: int
+    step: Step
+    variables: JsonObject
+    expected_digest: str | None = None
+    expected: JsonValue = None
+    simulated: bool = False
+    revoked: bool = False
+
+    @property
+    def topic(self) -> str:
+        """Where it is sent."""
+        return f"step-commands.{self.step.type}"
+
+
+class MetricCommand(Frozen):
+    """Read the metric of the post-action check once."""
+
+    type: Literal["metric"] = "metric"
+    command_id: str
+    tenant: str
+    execution_id: str
+    run: int
+    attempt: int
+    check: MetricCheck
+    service_id: str
+
+    @property
+    def topic(self) -> str:
+        """Where it is sent."""
+        return "step-commands.metric"
+
+
+Command = StepCommand | MetricCommand
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
+
+
+def write_command(command: Command) -> bytes:
+    """The command as JSON."""
+    return command.model_dump_json().encode()
+
+
+def read_command(raw: bytes | None) -> Command:
+    """Read one record of a step-commands topic.
+
+    Raises RecordRefused.
+    """
+    if raw is None:
+        raise RecordRefused([Problem("", "the record has no value")])
+    try:
+        return COMMANDS.validate_json(raw)
+    except ValidationError as error:
+        raise RecordRefused(_problems(error)) from error
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    details: list[Any] = list(error.errors(include_url=False))
+    return [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]

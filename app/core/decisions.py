@@ -1,0 +1,73 @@
+"""A decision on its way to the log: signed by whoever checked the person (design §7)."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from app.core.anomaly import TenantId
+from app.core.errors import Problem, RecordRefused
+from app.core.events import ApprovalDecided, Decision
+from app.core.model import Frozen, Instant, canonical
+
+
+class ApprovalDecision(Frozen):
+    """One record of ``approval-decisions``.
+
+    step: counted from 0. digest: of the plan that was decided on, None for whichever waits.
+    key_id, signature: which key signed it, and HMAC-SHA256 in hex over all other fields; None when unsigned.
+    """
+
+    tenant: TenantId
+    execution_id: Annotated[str, Field(min_length=1, max_length=200)]
+    step: Annotated[int, Field(ge=0)]
+    decision: Decision
+    by: Annotated[str, Field(min_length=1, max_length=200)]
+    source: Literal["api", "slack"]
+    comment: Annotated[str, Field(max_length=4096)] = ""
+    digest: str | None = None
+    at: Instant
+    key_id: str | None = None
+    signature: str | None = None
+
+    def signed(self, key_id: str, key: bytes) -> Self:
+        """The same decision with its signature."""
+        named = self.model_copy(update={"key_id": key_id})
+        return named.model_copy(update={"signature": named.expected_signature(key)})
+
+    def expected_signature(self, key: bytes) -> str:
+        """What the signature must be under a key."""
+        said = canonical(self.model_dump(mode="json", exclude={"signature"}))
+        return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
+
+    def event(self, refusal: str | None) -> ApprovalDecided:
+        """The event that records it; refusal says why it does not count."""
+        fields = self.model_dump(exclude={"key_id", "signature"})
+        return ApprovalDecided(**fields, refusal=refusal)
+
+
+def why_not_signed(decision: ApprovalDecision, keys: Mapping[str, bytes]) -> str | None:
+    """Why the signature does not hold under the known keys; None when it does."""
+    if decision.signature is None or decision.key_id is None:
+        return "the decision is not signed"
+    key = keys.get(decision.key_id)
+    if key is None:
+        return "the decision is signed with a key that is not known"
+    if not hmac.compare_digest(decision.signature.encode(), decision.expected_signature(key).encode()):
+        return "the decision's signature does not hold"
+    return None
+
+
+def read_decision(raw: bytes | None) -> ApprovalDecision:
+    """Read one record of the topic.
+
+    Raises RecordRefused.
+    """
+    try:
+        return ApprovalDecision.model_validate_json(raw or b"")
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems = [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
+        raise RecordRefused(problems) from error

@@ -1,0 +1,216 @@
+"""What happened, as it stands in the log: one record each, past tense, tagged by ``type``.
+
+Every event names its tenant, its execution and when it happened (``at``); time enters the core only through it.
+"""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+
+from app.core.anomaly import Anomaly, TenantId
+from app.core.errors import Problem, RecordRefused
+from app.core.model import Frozen, Instant, JsonObject
+from app.core.planning import Outcome, Prepared
+from app.core.runbook import Runbook
+
+Phase = Literal["prepare", "apply", "rollback"]
+Decision = Literal["approve", "reject"]
+
+
+class EventFields(Frozen):
+    """What every event carries."""
+
+    tenant: TenantId
+    execution_id: Annotated[str, Field(min_length=1, max_length=200)]
+    at: Instant
+
+
+class Limits(Frozen):
+    """The limits in force when an execution was requested, so that a replay never needs today's.
+
+    dedup_window_s: how long after its end a repeated request of the same id is the same execution, in seconds.
+    """
+
+    max_concurrent_runbooks: Annotated[int, Field(ge=1)] = 3
+    dedup_window_s: Annotated[float, Field(ge=0)] = 24 * 3600.0
+
+
+class ExecutionRequested(EventFields):
+    """An anomaly matched, or a person asked.
+
+    requested_by: a subject; None for an anomaly. trigger_matches: whether the trigger would have matched a manual
+    run, and trigger_reason the clause that did not.
+    """
+
+    type: Literal["execution_requested"] = "execution_requested"
+    runbook: Runbook
+    runbook_version: Annotated[int, Field(ge=1)]
+    runbook_digest: str
+    anomaly: Anomaly | None = None
+    context: JsonObject = Field(default_factory=dict)
+    dry_run: bool = False
+    requested_by: str | None = None
+    trigger_matches: bool = True
+    trigger_reason: str = ""
+    limits: Limits = Limits()
+
+    @field_serializer("runbook")
+    def _content(self, runbook: Runbook) -> dict[str, Any]:
+        return runbook.content()
+
+
+class CommandEvent(EventFields):
+    """An answer to one command; run, step, phase and attempt name it."""
+
+    command_id: str
+    run: int
+    step: Annotated[int, Field(ge=0)]
+    phase: Phase
+    attempt: Annotated[int, Field(ge=1)]
+
+
+class StepPrepared(CommandEvent):
+    """A step was planned, and nothing was changed."""
+
+    type: Literal["step_prepared"] = "step_prepared"
+    plan: Prepared
+
+
+class StepStarted(CommandEvent):
+    """A step is about to be applied: written and acknowledged before the side effect.
+
+    lease_until: without a heartbeat or an end by then, the outcome is unknown. worker: who does it.
+    """
+
+    type: Literal["step_started"] = "step_started"
+    plan: Prepared
+    lease_until: Instant
+    worker: str
+
+
+class StepHeartbeat(CommandEvent):
+    """A step is still being applied."""
+
+    type: Literal["step_heartbeat"] = "step_heartbeat"
+    lease_until: Instant
+
+
+class StepFinished(CommandEvent):
+    """A step ended: succeeded, failed or unknown."""
+
+    type: Literal["step_finished"] = "step_finished"
+    outcome: Outcome
+
+
+class StepSkipped(CommandEvent):
+    """The step's ``when`` was false."""
+
+    type: Literal["step_skipped"] = "step_skipped"
+    reason: str
+
+
+class StepInterrupted(CommandEvent):
+    """A command came again to a worker that is not the one which took it first."""
+
+    type: Literal["step_interrupted"] = "step_interrupted"
+
+
+class ApprovalDecided(EventFields):
+    """Somebody decided, or tried to.
+
+    digest: of the plan that was decided on; None when the decider named none, which binds it to the plan of its
+    step that waits. refusal: why it does not count, None when the sender was checked and may decide.
+    """
+
+    type: Literal["approval_decided"] = "approval_decided"
+    step: Annotated[int, Field(ge=0)]
+    decision: Decision
+    by: str
+    source: Literal["api", "slack"] = "api"
+    comment: str = ""
+    digest: str | None = None
+    refusal: str | None = None
+
+
+class TimerFired(EventFields):
+    """A deadline may have passed: ``at`` is the time that counts."""
+
+    type: Literal["timer_fired"] = "timer_fired"
+
+
+class CancelRequested(EventFields):
+    """Somebody wants it stopped."""
+
+    type: Literal["cancel_requested"] = "cancel_requested"
+    by: str
+    comment: str = ""
+
+
+class StepResolved(EventFields):
+    """A person said how a step with an unknown outcome ended."""
+
+    type: Literal["step_resolved"] = "step_resolved"
+    outcome: Literal["succeeded", "failed"]
+    by: str
+    comment: str = ""
+
+
+class MetricChecked(EventFields):
+    """The metric was read after the last step.
+
+    value: in the metric's own unit; None means no data, and detail says why.
+    """
+
+    type: Literal["metric_checked"] = "metric_checked"
+    run: int
+    attempt: Annotated[int, Field(ge=1)]
+    value: float | None
+    detail: str = ""
+
+
+Event = (
+    ExecutionRequested
+    | StepPrepared
+    | StepStarted
+    | StepHeartbeat
+    | StepFinished
+    | StepSkipped
+    | StepInterrupted
+    | ApprovalDecided
+    | TimerFired
+    | CancelRequested
+    | StepResolved
+    | MetricChecked
+)
+
+EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def write_event(event: Event) -> bytes:
+    """The event as JSON, as it stands in the log."""
+    return event.model_dump_json().encode()
+
+
+def read_event(raw: bytes | None) -> Event:
+    """Read one record of the log.
+
+    Raises RecordRefused with the paths that are wrong.
+    """
+    if raw is None:
+        raise RecordRefused([Problem("", "the record has no value")])
+    try:
+        return EVENTS.validate_python(_decoded(raw))
+    except ValidationError as error:
+        raise RecordRefused(_problems(error)) from error
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    return [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors(include_url=False)]

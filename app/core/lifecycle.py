@@ -1,0 +1,327 @@
+"""The fold of the log: ``evolve`` takes each event, ``decide`` says what is due, ``wake_at`` when to look again.
+
+Total and pure. An event that is illegal or stale leaves the state as it was, and the answer says why.
+"""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple, assert_never
+
+from app.core.commands import Command, MetricCommand, StepCommand
+from app.core.events import (
+    ApprovalDecided,
+    CancelRequested,
+    CommandEvent,
+    Event,
+    ExecutionRequested,
+    MetricChecked,
+    Phase,
+    StepFinished,
+    StepHeartbeat,
+    StepInterrupted,
+    StepPrepared,
+    StepResolved,
+    StepSkipped,
+    StepStarted,
+    TimerFired,
+)
+from app.core.execution import Execution, Marker, Place, Status, StepState, Vote, begin, variables_of
+from app.core.ids import command_id
+from app.core.stepping import (
+    Move,
+    Stale,
+    begin_rollback,
+    cancelled,
+    halted,
+    on_finished,
+    on_heartbeat,
+    on_interrupted,
+    on_lease_end,
+    on_prepared,
+    on_resolved,
+    on_skipped,
+    on_started,
+    plans_first,
+)
+from app.core.transitions import TRANSITIONS, Signal
+
+CHECK_LEASE = timedelta(seconds=60)
+CHECK_ATTEMPTS = 3
+
+
+class Evolved(NamedTuple):
+    """What an event made of the state; refusal says why it changed nothing, None when it did."""
+
+    execution: Execution | Marker | None
+    refusal: str | None = None
+
+
+def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> Evolved:
+    """Fold one event into the state.
+
+    offset: of the event's record in its partition. None is an execution nobody has heard of; a Marker one that has
+    ended and shrunk.
+    """
+    if isinstance(event, ExecutionRequested):
+        return _requested(execution, event, offset)
+    if execution is None:
+        return Evolved(None, "no such execution")
+    if isinstance(execution, Marker):
+        return Evolved(execution, f"the execution has ended: {execution.status}")
+    if isinstance(event, CommandEvent | MetricChecked) and event.run != execution.run:
+        return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
+    try:
+        signal, changed = _interpret(execution, event)
+    except Stale as stale:
+        return Evolved(execution, str(stale))
+    status = TRANSITIONS[execution.status].get(signal)
+    if status is None:
+        return Evolved(execution, f"{signal} does not apply to an execution that is {execution.status}")
+    return Evolved(changed.now(status=status, last_offset=offset))
+
+
+def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:
+    if execution is None:
+        return Evolved(begin(event, offset))
+    until = execution.dedup_until
+    if until is None or event.at <= until:
+        return Evolved(execution, "requested again: it is the same execution")
+    return Evolved(begin(event, offset))
+
+
+def _interpret(execution: Execution, event: Event) -> Move:  # noqa: PLR0911 - one case an event
+    match event:
+        case ExecutionRequested():
+            raise Stale("it has begun")
+        case StepPrepared():
+            return on_prepared(execution, event)
+        case StepStarted():
+            return on_started(execution, event)
+        case StepHeartbeat():
+            return on_heartbeat(execution, event)
+        case StepFinished():
+            return on_finished(execution, event)
+        case StepSkipped():
+            return on_skipped(execution, event)
+        case StepInterrupted():
+            return on_interrupted(execution, event)
+        case ApprovalDecided():
+            return _on_decision(execution, event)
+        case TimerFired():
+            return _on_timer(execution, event.at)
+        case CancelRequested():
+            return _on_cancel(execution, event)
+        case StepResolved():
+            return on_resolved(execution, event)
+        case MetricChecked():
+            return _on_metric(execution, event)
+        case _:
+            assert_never(event)
+
+
+def _on_decision(execution: Execution, event: ApprovalDecided) -> Move:
+    refusal = event.refusal or why_not_decided(execution, event)
+    if refusal is not None:
+        raise Stale(refusal)
+    step = execution.steps[event.step]
+    assert step.approval is not None
+    votes = (*step.approval.votes, Vote.of(event))
+    if event.decision == "reject":
+        approval = step.approval.model_copy(update={"votes": votes, "state": "rejected"})
+        said = f": {event.comment}" if event.comment else ""
+        return halted(execution.with_step(event.step, approval=approval), event.at, f"rejected by {event.by}{said}")
+    if len(votes) < execution.runbook.steps[event.step].approvals_required:
+        approval = step.approval.model_copy(update={"votes": votes})
+        return Move("vote_counted", execution.with_step(event.step, approval=approval))
+    approval = step.approval.model_copy(update={"votes": votes, "state": "approved"})
+    return Move("approved", execution.with_step(event.step, approval=approval, status="approved"))
+
+
+def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
+    """Why a decision does not count for this state; None when it does."""
+    if event.step != execution.cursor or event.step >= len(execution.steps):
+        return f"the execution is not at step {event.step}"
+    step, approval = execution.runbook.steps[event.step], execution.steps[event.step].approval
+    if execution.steps[event.step].status != "awaiting_approval" or approval is None:
+        return f"step {event.step} does not wait for approval"
+    if event.digest is not None and event.digest != approval.digest:
+        return "it was given for another plan"
+    if event.at >= approval.deadline:
+        return "it came after the deadline"
+    if step.approvers and event.by not in step.approvers:
+        return f"{event.by} is not among the step's approvers"
+    own = event.decision == "approve" and event.by == execution.request.requested_by
+    if own and not step.allow_self_approval:
+        return f"{event.by} asked for this run and may not approve it"
+    if any(vote.by == event.by for vote in approval.votes):
+        return f"{event.by} has decided already"
+    return None
+
+
+def _on_timer(execution: Execution, at: datetime) -> Move:
+    deadline = wake_at(execution)
+    if deadline is None or at < deadline:
+        raise Stale("nothing was due")
+    if execution.status == Status.verifying:
+        return _check_again(execution, at)
+    place = _standing(execution)
+    assert place is not None
+    step = place.step(execution)
+    if step.status == "awaiting_approval":
+        assert step.approval is not None
+        approval = step.approval.model_copy(update={"state": "expired"})
+        late = execution.with_step(place.index, approval=approval)
+        return halted(late, at, "nobody approved it in time")
+    if step.status == "backing_off":
+        again = place.change(execution, status="pending", attempt=step.attempt + 1, retry_at=None)
+        return Move("retry_due", again)
+    return on_lease_end(execution, place, at)
+
+
+def _check_again(execution: Execution, at: datetime) -> Move:
+    verification = execution.verification
+    assert verification is not None
+    if verification.due and verification.attempt >= CHECK_ATTEMPTS:
+        return _no_data(execution, "nobody answered the check", at)
+    attempt = verification.attempt + 1 if verification.due else verification.attempt
+    asked = verification.model_copy(update={"due": True, "attempt": attempt, "lease_until": at + CHECK_LEASE})
+    return Move("check_due", execution.now(verification=asked))
+
+
+def _on_metric(execution: Execution, event: MetricChecked) -> Move:
+    verification, check = execution.verification, execution.runbook.rollback_metric_check
+    if verification is None or check is None or not verification.due or event.attempt != verification.attempt:
+        raise Stale("no such reading was asked for")
+    read = verification.model_copy(update={"value": event.value, "detail": event.detail, "lease_until": None})
+    told = execution.now(verification=read)
+    if event.value is None:
+        return _no_data(told, event.detail, event.at)
+    if event.value > check.rollback_if_value_exceeds:
+        reason = f"{check.metric_name} is {event.value:g}, over {check.rollback_if_value_exceeds:g}"
+        return begin_rollback(told, reason, event.at)
+    return Move("all_done", told.now(finished_at=event.at, reason=""))
+
+
+def _no_data(execution: Execution, detail: str, at: datetime) -> Move:
+    check = execution.runbook.rollback_metric_check
+    assert check is not None
+    reason = f"no data for {check.metric_name}" + (f": {detail}" if detail else "")
+    match check.on_no_data:
+        case "keep":
+            return Move("all_done", execution.now(finished_at=at, reason=reason))
+        case "rollback":
+            return begin_rollback(execution, reason, at)
+        case "attention":
+            return Move("check_unclear", execution.now(reason=reason))
+        case _:
+            assert_never(check.on_no_data)
+
+
+def _on_cancel(execution: Execution, event: CancelRequested) -> Move:
+    if execution.cancel_by is not None:
+        raise Stale("it is being cancelled already")
+    asked = execution.now(cancel_by=event.by)
+    in_flight = {"pending", "approved", "started"}
+    forward = execution.status in {Status.queued, Status.running}
+    if forward and execution.steps[execution.cursor].status in in_flight:
+        return Move("cancel_noted", asked)
+    return cancelled(asked, event.at)
+
+
+def decide(execution: Execution) -> tuple[Command, ...]:
+    """All that is outstanding now; the same state gives the same commands, with the same ids."""
+    if execution.status == Status.verifying:
+        return _metric_commands(execution)
+    place = _standing(execution)
+    if place is None or execution.status not in {Status.queued, Status.running, Status.rolling_back}:
+        return ()
+    step = place.step(execution)
+    if step.status not in {"pending", "approved"}:
+        return ()
+    return (
+        (_rollback_command(execution, place),) if place.rolling_back else (_step_command(execution, place.index, step),)
+    )
+
+
+def _metric_commands(execution: Execution) -> tuple[Command, ...]:
+    verification, check = execution.verification, execution.runbook.rollback_metric_check
+    if verification is None or check is None or not verification.due:
+        return ()
+    name = command_id(execution.execution_id, execution.run, len(execution.steps), "metric", verification.attempt)
+    command = MetricCommand(
+        command_id=name,
+        tenant=execution.tenant,
+        execution_id=execution.execution_id,
+        run=execution.run,
+        attempt=verification.attempt,
+        check=check,
+        service_id=check.service_id or execution.service_id or "",
+    )
+    return (command,)
+
+
+def _step_command(execution: Execution, index: int, step: StepState) -> StepCommand:
+    phase: Phase = "prepare" if step.status == "pending" and plans_first(execution, index) else "apply"
+    return StepCommand(
+        command_id=command_id(execution.execution_id, execution.run, index, phase, step.attempt),
+        tenant=execution.tenant,
+        execution_id=execution.execution_id,
+        run=execution.run,
+        step_index=index,
+        phase=phase,
+        attempt=step.attempt,
+        step=execution.runbook.steps[index],
+        variables=variables_of(execution),
+        expected_digest=step.approval.digest if step.approval and step.status == "approved" else None,
+        simulated=execution.request.dry_run,
+        revoked=execution.cancel_by is not None,
+    )
+
+
+def _rollback_command(execution: Execution, place: Place) -> StepCommand:
+    assert execution.rollback is not None
+    back = execution.rollback.steps[place.index]
+    assert back.inverse is not None
+    return StepCommand(
+        command_id=command_id(execution.execution_id, execution.run, back.index, "rollback", back.attempt),
+        tenant=execution.tenant,
+        execution_id=execution.execution_id,
+        run=execution.run,
+        step_index=back.index,
+        phase="rollback",
+        attempt=back.attempt,
+        step=back.inverse.step,
+        variables=variables_of(execution),
+        expected=back.inverse.expected,
+    )
+
+
+def wake_at(execution: Execution) -> datetime | None:
+    """When something falls due by time alone: approval, retry, lease or metric check; None when nothing does."""
+    if execution.status == Status.verifying and execution.verification is not None:
+        verification = execution.verification
+        return verification.lease_until if verification.due else verification.check_at
+    place = _standing(execution)
+    if place is None or execution.terminal or execution.status == Status.attention:
+        return None
+    step = place.step(execution)
+    match step.status:
+        case "awaiting_approval":
+            return step.approval.deadline if step.approval else None
+        case "backing_off":
+            return step.retry_at
+        case "started":
+            return step.lease_until
+        case _:
+            return None
+
+
+def _standing(execution: Execution) -> Place | None:
+    if execution.rollback is not None:
+        pending = execution.rollback.pending()
+        return None if pending is None else Place(rolling_back=True, index=pending)
+    if execution.cursor >= len(execution.steps):
+        return None
+    return Place(rolling_back=False, index=execution.cursor)
+
+
+__all__ = ["TRANSITIONS", "Evolved", "Signal", "decide", "evolve", "wake_at", "why_not_decided"]

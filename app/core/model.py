@@ -1,0 +1,130 @@
+"""The one model configuration, and how a validation error becomes problems with paths."""
+
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
+
+from app.core.errors import Problem
+
+Instant = AwareDatetime
+"""A moment: always aware; written as RFC 3339."""
+
+JsonObject = dict[str, JsonValue]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, closed, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def canonical(value: object) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """SHA-256, in hex, of the canonical JSON of a JSON-able value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def problems_of(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
+    """What pydantic found, each with a readable path and, for an unknown field, the nearest known one."""
+    return [_problem(detail, root) for detail in error.errors(include_url=False)]
+
+
+def _problem(detail: ErrorDetails, root: type[BaseModel]) -> Problem:
+    parts, owner = _walk(detail["loc"], root)
+    path = _path(parts)
+    if detail["type"] == "extra_forbidden":
+        names = sorted(owner.model_fields) if owner else []
+        near = difflib.get_close_matches(str(parts[-1]), names, n=1, cutoff=0.5)
+        return Problem(path, "unknown field", near[0] if near else None)
+    if detail["type"] == "union_tag_invalid":
+        given, known = detail["ctx"]["tag"], str(detail["ctx"]["expected_tags"]).replace("'", "").split(", ")
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        field = str(detail["ctx"]["discriminator"]).strip("'")
+        where = f"{path}.{field}" if path else field
+        return Problem(where, f"'{given}' is not one of {', '.join(known)}", near[0] if near else None)
+    if detail["type"] == "union_tag_not_found":
+        field = str(detail["ctx"]["discriminator"]).strip("'")
+        return Problem(f"{path}.{field}" if path else field, "field is required")
+    return Problem(path, _message(detail))
+
+
+def _message(detail: ErrorDetails) -> str:
+    if detail["type"] == "missing":
+        return "field is required"
+    text = detail["msg"].removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+
+
+def _path(parts: list[int | str]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _walk(loc: tuple[int | str, ...], root: type[BaseModel]) -> tuple[list[int | str], type[BaseModel] | None]:
+    """Follow pydantic's location through the models; drop the union tags it mixes in."""
+    parts: list[int | str] = []
+    kinds: list[Any] = [root]
+    owner: type[BaseModel] | None = root
+    for part in loc:
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        tagged = [model for model in models if len(models) > 1 and _carries_tag(model, part)]
+        if tagged:
+            kinds = list(tagged)
+            continue
+        owner = next((model for model in models if part in model.model_fields), models[0] if models else None)
+        parts.append(part)
+        kinds = list(_inside(owner, part, kinds))
+    return parts, owner
+
+
+def _carries_tag(model: type[BaseModel], tag: int | str) -> bool:
+    return any(tag in get_args(field.annotation) for field in model.model_fields.values())
+
+
+def _inside(owner: type[BaseModel] | None, part: int | str, kinds: list[Any]) -> Iterator[Any]:
+    if owner is not None:
+        if part in owner.model_fields:
+            yield from _flat(owner.model_fields[str(part)].annotation)
+        return
+    for kind in kinds:
+        for argument in get_args(kind):
+            yield from _flat(argument)
+
+
+def _flat(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _flat(get_args(annotation)[0])
+    elif origin in {Union, types.UnionType}:
+        for argument in get_args(annotation):
+            yield from _flat(argument)
+    else:
+        yield annotation
+
+
+def depth_of(value: object, limit: int) -> int:
+    """How deep objects and arrays are nested; stops counting at limit + 1."""
+    deepest, level = 0, [value]
+    while level and deepest <= limit:
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not any(isinstance(item, Mapping | list) for item in level):
+            return deepest
+        deepest, level = deepest + 1, inner
+    return deepest

@@ -1,0 +1,136 @@
+"""Parameters in Jinja2: sandboxed, strict about what is undefined, bounded in size.
+
+``$NAME`` is not a template: secrets are resolved where they are sent, and never here.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined
+from jinja2.exceptions import SecurityError, UndefinedError
+from jinja2.exceptions import TemplateError as JinjaError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import JsonValue
+
+from app.core.errors import TemplateError
+
+MAX_RENDERED = 64 * 1024
+MAX_EXPONENT = 64
+UNKNOWN_END = ": known after it runs>>"
+
+
+class _Bounded(ImmutableSandboxedEnvironment):
+    """A sandbox in which no operator makes a huge value out of small ones."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        sizes = [len(side) for side in (left, right) if isinstance(side, str | list | tuple)]
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("formatting with % is not available")
+        if operator == "*" and sizes:
+            times = right if isinstance(right, int) else left
+            if isinstance(times, int) and max(sizes) * times > MAX_RENDERED:
+                raise SecurityError("the repeated value is too long")
+        if operator == "**" and not (isinstance(right, int | float) and abs(right) <= MAX_EXPONENT):
+            raise SecurityError(f"the exponent is over {MAX_EXPONENT}")
+        return super().call_binop(context, operator, left, right)
+
+
+class Unknown:
+    """A value that only the real run will know; a dry run shows it by its path."""
+
+    def __init__(self, path: str) -> None:
+        """Remember the path, as ``steps[0].output``."""
+        self._path = path
+
+    def __getattr__(self, name: str) -> "Unknown":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Unknown(f"{self._path}.{name}")
+
+    def __getitem__(self, key: object) -> "Unknown":
+        return Unknown(f"{self._path}[{key!r}]")
+
+    def __str__(self) -> str:
+        return f"<<{self._path}{UNKNOWN_END}"
+
+    __html__ = __str__
+
+
+def _environment(undefined: type[Undefined] = StrictUndefined) -> _Bounded:
+    environment = _Bounded(undefined=undefined, autoescape=False, keep_trailing_newline=True)
+    for name in ("pprint", "xmlattr", "urlize"):
+        environment.filters.pop(name)
+    environment.filters["center"] = environment.filters["indent"] = _unavailable
+    environment.globals.clear()
+    return environment
+
+
+def _unavailable(*_: object) -> str:
+    raise SecurityError("this filter is not available")
+
+
+_ENVIRONMENT = _environment()
+
+
+def is_template(text: str) -> bool:
+    """Whether the text holds a template."""
+    return "{{" in text or "{%" in text
+
+
+@lru_cache(maxsize=16384)
+def _compiled(source: str) -> Template:
+    try:
+        return _ENVIRONMENT.from_string(source)
+    except TemplateSyntaxError as error:
+        raise TemplateError(f"is not a template: {error.message}, line {error.lineno}") from error
+    except (SecurityError, JinjaError) as error:
+        raise TemplateError(f"is not a template: {error}") from error
+
+
+def check_template(text: str) -> None:
+    """Compile the text when it is a template.
+
+    Raises TemplateError.
+    """
+    if is_template(text):
+        _compiled(text)
+
+
+def render(value: JsonValue, variables: Mapping[str, Any]) -> JsonValue:
+    """Render every string inside a JSON value, keys left as they are.
+
+    Raises TemplateError naming the path below the value.
+    """
+    return _render(value, variables, "")
+
+
+def _render(value: JsonValue, variables: Mapping[str, Any], path: str) -> JsonValue:
+    match value:
+        case str():
+            return _text(value, variables, path) if is_template(value) else value
+        case dict():
+            return {key: _render(inner, variables, f"{path}.{key}" if path else key) for key, inner in value.items()}
+        case list():
+            return [_render(inner, variables, f"{path}[{index}]") for index, inner in enumerate(value)]
+        case _:
+            return value
+
+
+def _text(source: str, variables: Mapping[str, Any], path: str) -> str:
+    where = f"{path}: " if path else ""
+    pieces: list[str] = []
+    size = 0
+    try:
+        for piece in _compiled(source).generate(variables):
+            size += len(piece)
+            if size > MAX_RENDERED:
+                raise TemplateError(f"{where}renders to more than {MAX_RENDERED} characters")
+            pieces.append(piece)
+    except UndefinedError as error:
+        raise TemplateError(f"{where}{error.message}") from error
+    except (JinjaError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise TemplateError(f"{where}{type(error).__name__}: {error}") from error
+    return "".join(pieces)

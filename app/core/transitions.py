@@ -1,0 +1,108 @@
+"""Every status change of an execution, in one table."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from app.core.execution import Status
+
+Signal = Literal[
+    "step_begun",
+    "step_continues",
+    "step_done",
+    "step_reissued",
+    "retry_waits",
+    "retry_due",
+    "approval_asked",
+    "vote_counted",
+    "approved",
+    "halted",
+    "cancel_noted",
+    "cancelled",
+    "outcome_unknown",
+    "all_done",
+    "failed",
+    "check_waits",
+    "check_due",
+    "check_unclear",
+    "rollback_begun",
+    "rollback_continues",
+    "rollback_done",
+    "rollback_failed",
+]
+
+_FORWARD: dict[Signal, Status] = {
+    "step_begun": Status.running,
+    "step_done": Status.running,
+    "approval_asked": Status.awaiting_approval,
+    "retry_waits": Status.running,
+    "outcome_unknown": Status.attention,
+    "all_done": Status.succeeded,
+    "check_waits": Status.verifying,
+    "failed": Status.failed,
+    "rollback_begun": Status.rolling_back,
+    "cancelled": Status.cancelled,
+}
+
+TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
+    {
+        Status.queued: MappingProxyType(
+            _FORWARD | {"step_reissued": Status.queued, "cancel_noted": Status.queued},
+        ),
+        Status.running: MappingProxyType(
+            _FORWARD
+            | {
+                "step_continues": Status.running,
+                "step_reissued": Status.running,
+                "retry_due": Status.running,
+                "cancel_noted": Status.running,
+            },
+        ),
+        Status.awaiting_approval: MappingProxyType(
+            {
+                "vote_counted": Status.awaiting_approval,
+                "approved": Status.running,
+                "halted": Status.halted,
+                "cancelled": Status.cancelled,
+            },
+        ),
+        Status.verifying: MappingProxyType(
+            {
+                "check_due": Status.verifying,
+                "check_unclear": Status.attention,
+                "all_done": Status.succeeded,
+                "failed": Status.failed,
+                "rollback_begun": Status.rolling_back,
+                "cancelled": Status.cancelled,
+            },
+        ),
+        Status.rolling_back: MappingProxyType(
+            {
+                "step_begun": Status.rolling_back,
+                "step_continues": Status.rolling_back,
+                "step_reissued": Status.rolling_back,
+                "retry_waits": Status.rolling_back,
+                "retry_due": Status.rolling_back,
+                "rollback_continues": Status.rolling_back,
+                "rollback_done": Status.rolled_back,
+                "rollback_failed": Status.rollback_failed,
+            },
+        ),
+        Status.attention: MappingProxyType(
+            {
+                "step_done": Status.running,
+                "all_done": Status.succeeded,
+                "check_waits": Status.verifying,
+                "failed": Status.failed,
+                "rollback_begun": Status.rolling_back,
+                "cancelled": Status.cancelled,
+            },
+        ),
+        Status.succeeded: MappingProxyType({}),
+        Status.failed: MappingProxyType({}),
+        Status.halted: MappingProxyType({}),
+        Status.cancelled: MappingProxyType({}),
+        Status.rolled_back: MappingProxyType({}),
+        Status.rollback_failed: MappingProxyType({}),
+    }
+)

@@ -1,0 +1,193 @@
+"""``runbooks run``: the broker, a worker, the API and the demo in one go, for a machine with nothing on it."""
+
+import asyncio
+import contextlib
+import importlib.util
+import secrets
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import jwt
+import orjson
+from pydantic import SecretStr
+
+from app.broker.kafka import EmbeddedKafka
+from app.core.errors import ConfigurationError
+from app.main import Worker, now
+from app.settings import Settings
+
+DEMO_FOLDER = Path("examples/demo")
+TOKEN_LIFE = timedelta(days=7)
+TOKENS = {"OPERATOR_JWT": "operator", "VIEWER_JWT": "viewer", "APPROVER_JWT": "approver", "ADMIN_JWT": "admin"}
+READY_TIMEOUT_S = 60.0
+DEMO_TIMEOUT_S = 60.0
+Say = Callable[[str], None]
+
+
+class Development(NamedTuple):
+    """A running installation: where it is, and the token of an admin."""
+
+    api_url: str
+    bootstrap_servers: str
+    admin_token: str
+    failure: "asyncio.Future[BaseException]"
+
+
+def make_token(
+    secret: str, subject: str, roles: list[str], tenant: str = "default", life: timedelta = TOKEN_LIFE
+) -> str:
+    """An HS256 token, for development."""
+    at = now()
+    claims = {"sub": subject, "tenant": tenant, "roles": roles, "iat": at, "exp": at + life}
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+async def run(settings: Settings, say: Say, *, demo: bool) -> None:
+    """Start everything, show the demo, and go on until cancelled or until an agent fails.
+
+    Raises ConfigurationError.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        stand_ins = await _stand_ins(stack, say) if demo else None
+        development = await stack.enter_async_context(installation(settings, say, stand_ins))
+        if stand_ins is not None:
+            await _show_demo(development, say)
+        say(f"running; the API is at {development.api_url}, tokens are in {settings.data_dir / 'env'}; Ctrl-C stops it")
+        error = await development.failure
+        raise ConfigurationError(f"the worker stopped: {error!r}")
+
+
+@contextlib.asynccontextmanager
+async def installation(settings: Settings, say: Say, stand_ins: Any = None) -> AsyncIterator[Development]:
+    """The broker (unless one is named) and a worker, ready; ``env`` in the data folder says how to reach them."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        servers = settings.kafka.bootstrap_servers
+        if servers is None:
+            broker = EmbeddedKafka(data_dir=settings.data_dir / "kafka", port=settings.kafka.port, progress=say)
+            say("starting Apache Kafka …")
+            servers = (await stack.enter_async_context(broker)).bootstrap_servers
+        local = _local(settings, servers, stand_ins)
+        say("starting the worker …")
+        running = await stack.enter_async_context(Worker(local).running())
+        await _until_ready(running.readiness)
+        assert local.api.jwt_secret is not None
+        secret = local.api.jwt_secret.get_secret_value()
+        url = f"http://127.0.0.1:{running.port}"
+        tokens = {name: make_token(secret, role, [role]) for name, role in TOKENS.items()}
+        _write_env(settings.data_dir / "env", {"API_URL": url, "KAFKA_BOOTSTRAP_SERVERS": servers, **tokens})
+        yield Development(url, servers, tokens["ADMIN_JWT"], running.failure)
+
+
+def _local(settings: Settings, servers: str, stand_ins: Any) -> Settings:
+    """The settings of a development installation: loopback is allowed, and a secret is made where none is given."""
+    secret = settings.api.jwt_secret
+    if secret is None and settings.api.jwks_url is None:
+        secret = SecretStr(_kept_secret(settings.data_dir / "jwt-secret"))
+    changes: dict[str, Any] = {
+        "kafka": settings.kafka.model_copy(update={"bootstrap_servers": servers}),
+        "api": settings.api.model_copy(update={"jwt_secret": secret}),
+        "network": settings.network.model_copy(update={"allow_loopback": True}),
+    }
+    if stand_ins is not None:
+        changes |= _towards(stand_ins, settings)
+    return settings.model_copy(update=changes)
+
+
+def _towards(stand_ins: Any, settings: Settings) -> dict[str, Any]:
+    """What leads the clients to the stand-ins."""
+    kubeconfig = stand_ins.kubeconfig(settings.data_dir / "kubeconfig.json")
+    folder = stand_ins.secrets(settings.data_dir / "secrets")
+    token = SecretStr("xoxb-stand-in")
+    return {
+        "runbooks_dir": DEMO_FOLDER / "runbooks",
+        "kubernetes": settings.kubernetes.model_copy(update={"kubeconfig": kubeconfig}),
+        "slack": settings.slack.model_copy(update={"bot_token": token, "base_url": stand_ins.slack_url}),
+        "secrets": settings.secrets.model_copy(update={"folder": folder}),
+    }
+
+
+def _kept_secret(path: Path) -> str:
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(48))
+    return path.read_text()
+
+
+def _write_env(path: Path, values: dict[str, str]) -> None:
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+async def _until_ready(readiness: Callable[[], list[str]]) -> None:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            while readiness():  # noqa: ASYNC110 - readiness is asked, as a client would
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        reasons = "; ".join(readiness())
+        raise ConfigurationError(f"the worker was not ready within {READY_TIMEOUT_S:.0f} s: {reasons}") from None
+
+
+async def _stand_ins(stack: contextlib.AsyncExitStack, say: Say) -> Any:
+    path = DEMO_FOLDER / "stand_ins.py"
+    specification = importlib.util.spec_from_file_location("stand_ins", path)
+    if not path.exists() or specification is None or specification.loader is None:
+        raise ConfigurationError(f"{path} is not here: run it from the project's folder, or set DEMO=0")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    stand_ins = await module.start_stand_ins(lambda line: say(f"    [{line}]"))
+    stack.push_async_callback(stand_ins.stop)
+    return stand_ins
+
+
+async def _show_demo(development: Development, say: Say) -> None:
+    """Publish the demo's anomaly and print what became of it."""
+    headers = {"Authorization": f"Bearer {development.admin_token}"}
+    anomaly = orjson.loads((DEMO_FOLDER / "anomaly.json").read_bytes())
+    say("")
+    say("demo: an anomaly of payment-api is published; Slack, Kubernetes and PagerDuty are stand-ins")
+    async with aiohttp.ClientSession(development.api_url, headers=headers) as session:
+        async with session.post("/api/v1/anomalies", json=anomaly) as answer:
+            (anomaly_id,) = (await answer.json())["anomaly_ids"]
+        item = await _finished(session, anomaly_id)
+    for line in timeline(item):
+        say(line)
+
+
+async def _finished(session: aiohttp.ClientSession, anomaly_id: str) -> dict[str, Any]:
+    query = {"service_id": "payment-api", "limit": "20"}
+    try:
+        async with asyncio.timeout(DEMO_TIMEOUT_S):
+            while True:
+                async with session.get("/api/v1/runbooks/history", params=query) as answer:
+                    items: list[dict[str, Any]] = (await answer.json())["items"]
+                mine = [item for item in items if item["trigger_anomaly_id"] == anomaly_id]
+                if mine and mine[0]["finished_at"] is not None:
+                    return mine[0]
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise ConfigurationError(f"the demo's execution did not end within {DEMO_TIMEOUT_S:.0f} s") from None
+
+
+def timeline(item: dict[str, Any]) -> list[str]:
+    """One execution as a person reads it."""
+    marks = {"succeeded": "✓", "planned": "·", "failed": "✗", "unknown": "?", "skipped": "-"}
+    lines = [
+        "",
+        f"execution {item['execution_id']}",
+        f"  runbook {item['runbook_name']} v{item['runbook_version']}, anomaly {item['trigger_anomaly_id']}",
+    ]
+    for step in item["steps"]:
+        at = (step["finished_at"] or step["started_at"] or "")[11:23]
+        mark = marks.get(step["status"], " ")
+        lines.append(f"  {at:12} {mark} {step['index'] + 1}. {step['summary'] or step['type']}: {step['status']}")
+        if step["error"]:
+            lines.append(f"  {'':12}      {step['error']}")
+    took = f" in {item['duration_seconds']:.3f} s" if item["duration_seconds"] is not None else ""
+    reason = f" ({item['reason']})" if item["reason"] else ""
+    rollback = "" if item["rollback"]["status"] == "none" else f"; rollback {item['rollback']['status']}"
+    return [*lines, f"  {item['status']}{took}{reason}{rollback}", ""]

@@ -1,0 +1,1 @@
+"""The read model: the log folded into SQL rows, for the API and the console."""

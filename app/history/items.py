@@ -1,0 +1,208 @@
+"""What history says of one execution: the product page's list, made from the folded state."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from app.core.execution import Approval, Execution, RollbackStep, StepState
+from app.core.planning import Prepared
+from app.core.rollback import rollback_status
+
+
+class Shown(BaseModel):
+    """A part of an answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ApprovalItem(Shown):
+    """How a step was approved, or waits to be; digest is of the plan, deadline until when it may be."""
+
+    state: str
+    by: list[str]
+    comment: str
+    decided_at: datetime | None
+    digest: str
+    deadline: datetime
+
+
+class PlanItem(Shown):
+    """What a step will do, or did: before and after, and how it is taken back or why it cannot be."""
+
+    before: JsonValue
+    after: JsonValue
+    inverse: JsonValue
+    manual_reason: str | None
+
+
+class StepItem(Shown):
+    """One forward step; index counts from 0."""
+
+    index: int
+    name: str | None
+    type: str
+    action: str
+    status: str
+    summary: str | None
+    output: JsonValue
+    truncated: bool
+    error: str | None
+    attempts: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    approval: ApprovalItem | None
+    plan: PlanItem | None
+
+
+class RollbackStepItem(Shown):
+    """One step taken back, or why only a person can."""
+
+    index: int
+    status: str
+    summary: str | None
+    reason: str | None
+    output: JsonValue
+    error: str | None
+    attempts: int
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RollbackItem(Shown):
+    """The way back: status is none, not_needed, manual, running, done, partial or failed."""
+
+    status: str
+    reason: str | None
+    steps: list[RollbackStepItem]
+
+
+class TriggerItem(Shown):
+    """Whether the runbook's trigger holds for this run; a manual run need not match."""
+
+    matched: bool
+    reason: str | None
+
+
+class HistoryItem(Shown):
+    """One entry of the execution history; duration_seconds is the total execution time."""
+
+    execution_id: str
+    runbook_name: str
+    runbook_version: int
+    trigger_anomaly_id: str | None
+    service_id: str | None
+    status: str
+    reason: str | None
+    dry_run: bool
+    requested_by: str | None
+    requested_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_seconds: float | None
+    trigger: TriggerItem
+    steps: list[StepItem]
+    approvers: list[str]
+    rollback: RollbackItem
+
+
+def item_of(execution: Execution) -> HistoryItem:
+    """The entry of an execution."""
+    request = execution.request
+    finished = execution.finished_at
+    return HistoryItem(
+        execution_id=request.execution_id,
+        runbook_name=request.runbook.name,
+        runbook_version=request.runbook_version,
+        trigger_anomaly_id=request.anomaly.anomaly_id if request.anomaly else None,
+        service_id=execution.service_id,
+        status=execution.status.value,
+        reason=execution.reason or None,
+        dry_run=request.dry_run,
+        requested_by=request.requested_by,
+        requested_at=request.at,
+        started_at=execution.started_at,
+        finished_at=finished,
+        duration_seconds=(finished - request.at).total_seconds() if finished else None,
+        trigger=TriggerItem(matched=request.trigger_matches, reason=request.trigger_reason or None),
+        steps=[_step(execution, index, state) for index, state in enumerate(execution.steps)],
+        approvers=_approvers(execution),
+        rollback=_rollback(execution),
+    )
+
+
+def _step(execution: Execution, index: int, state: StepState) -> StepItem:
+    step = execution.runbook.steps[index]
+    return StepItem(
+        index=index,
+        name=step.name,
+        type=step.type,
+        action=step.action,
+        status=state.status,
+        summary=state.plan.summary if state.plan else None,
+        output=state.output,
+        truncated=state.truncated,
+        error=state.error,
+        attempts=_attempts(state),
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        approval=_approval(state.approval) if state.approval else None,
+        plan=_plan(state.plan) if state.plan else None,
+    )
+
+
+def _attempts(state: StepState) -> int:
+    """How often it was tried: what failed, and what is or ended otherwise."""
+    trying = state.status in {"started", "succeeded", "planned"}
+    return state.failures + (1 if trying else 0)
+
+
+def _plan(plan: Prepared) -> PlanItem:
+    return PlanItem(
+        before=plan.before,
+        after=plan.after,
+        inverse=plan.inverse.step if plan.inverse else None,
+        manual_reason=plan.manual_reason,
+    )
+
+
+def _approval(approval: Approval) -> ApprovalItem:
+    votes = approval.votes
+    decided = votes[-1].at if votes and approval.state in {"approved", "rejected"} else None
+    return ApprovalItem(
+        state=approval.state,
+        by=[vote.by for vote in votes],
+        comment="; ".join(vote.comment for vote in votes if vote.comment),
+        decided_at=decided,
+        digest=approval.digest,
+        deadline=approval.deadline,
+    )
+
+
+def _approvers(execution: Execution) -> list[str]:
+    """Everybody whose decision counted, once, in the order of the steps."""
+    votes = (vote.by for step in execution.steps if step.approval for vote in step.approval.votes)
+    return list(dict.fromkeys(votes))
+
+
+def _rollback(execution: Execution) -> RollbackItem:
+    if execution.rollback is None:
+        return RollbackItem(status="none", reason=None, steps=[])
+    return RollbackItem(
+        status=rollback_status(execution.rollback),
+        reason=execution.rollback.reason,
+        steps=[_back(step) for step in execution.rollback.steps],
+    )
+
+
+def _back(step: RollbackStep) -> RollbackStepItem:
+    return RollbackStepItem(
+        index=step.index,
+        status=step.status,
+        summary=step.plan.summary if step.plan else None,
+        reason=step.reason,
+        output=step.output,
+        error=step.error,
+        attempts=_attempts(step),
+        started_at=step.started_at,
+        finished_at=step.finished_at,
+    )

@@ -1,0 +1,155 @@
+"""All settings: read from ``RUNBOOKS_*`` environment variables, grouped by subsystem (``RUNBOOKS_API__PORT``)."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+
+
+class Group(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Group):
+    """The broker.
+
+    bootstrap_servers: ``host:port,…``; None starts the embedded Apache Kafka in ``run``.
+    port: the embedded broker's, 0 picks a free one and keeps it.
+    """
+
+    bootstrap_servers: str | None = None
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    group_id: str = "infrasage-runbooks"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_file: Path | None = None
+    topics_file: Path = Path("topics.yaml")
+
+
+class ApiSettings(Group):
+    """The HTTP API.
+
+    jwt_secret: HS256, at least 32 bytes. jwks_url: RS256 or ES256 keys instead; the two exclude each other.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    jwt_secret: SecretStr | None = None
+    jwks_url: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    jwt_leeway_s: Annotated[float, Field(ge=0, le=300)] = 30.0
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+
+    @model_validator(mode="after")
+    def _one_way_to_trust(self) -> Self:
+        if self.jwt_secret is not None and self.jwks_url is not None:
+            raise ValueError("jwt_secret and jwks_url exclude each other: unset one of them")
+        if self.jwt_secret is not None and len(self.jwt_secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"jwt_secret is shorter than {MIN_SECRET_BYTES} bytes: make a longer one")
+        return self
+
+
+class HistorySettings(Group):
+    """The read model: an SQLAlchemy URL; None is an SQLite file in the data folder."""
+
+    url: SecretStr | None = None
+
+
+class KubernetesSettings(Group):
+    """How the cluster is reached: a kubeconfig file and context, or from inside the cluster; off when neither."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    in_cluster: bool = False
+    request_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+
+
+class SlackSettings(Group):
+    """Slack is off without a token; base_url is for a proxy or a stand-in."""
+
+    bot_token: SecretStr | None = None
+    base_url: str = "https://slack.com/api/"
+
+
+class SecretSettings(Group):
+    """Where ``$NAME`` is looked up: files ``<folder>/<tenant>/<NAME>``, then these environment variables only."""
+
+    folder: Path | None = None
+    environment: frozenset[str] = frozenset()
+
+
+class NetworkSettings(Group):
+    """Which targets an http step may reach; link-local and metadata addresses never."""
+
+    allow_loopback: bool = False
+    allow_private: bool = False
+
+
+class ApprovalSettings(Group):
+    """Keys that sign decisions, ``key_id -> secret`` of 32 bytes or more; the first one signs, all verify.
+
+    trust_topic: take unsigned decisions because the topic's ACLs decide who may write it.
+    """
+
+    signing_keys: dict[str, SecretStr] = Field(default_factory=dict)
+    trust_topic: bool = False
+
+
+class LimitSettings(Group):
+    """Limits pinned into every execution that is requested.
+
+    dedup_window_s: how long an ended execution stays the answer to a repeated request, in seconds.
+    """
+
+    max_concurrent_runbooks: Annotated[int, Field(ge=1, le=10_000)] = 3
+    dedup_window_s: Annotated[float, Field(ge=0)] = 24 * 3600.0
+
+
+class WorkerSettings(Group):
+    """One worker.
+
+    lease_s: how long a started step may go without a sign of life. heartbeat_s: how often it gives one.
+    concurrency: steps of one kind at once. shutdown_grace_s: how long a stopping worker lets its steps finish.
+    """
+
+    lease_s: Annotated[float, Field(gt=1)] = 15.0
+    heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
+    concurrency: Annotated[int, Field(ge=1)] = 64
+    shutdown_grace_s: Annotated[float, Field(ge=0)] = 20.0
+    store: Literal["memory", "rocksdb"] = "memory"
+    session_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNBOOKS_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    data_dir: Path = Path(".run")
+    runbooks_dir: Path | None = Path("runbooks")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    kafka: KafkaSettings = KafkaSettings()
+    api: ApiSettings = ApiSettings()
+    history: HistorySettings = HistorySettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
+    slack: SlackSettings = SlackSettings()
+    secrets: SecretSettings = SecretSettings()
+    network: NetworkSettings = NetworkSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    limits: LimitSettings = LimitSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @property
+    def history_url(self) -> str:
+        """The read model's SQLAlchemy URL."""
+        if self.history.url is not None:
+            return self.history.url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'history.db'}"

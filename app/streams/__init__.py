@@ -1,0 +1,1 @@
+"""The Faust shell: topics, tables, agents and timers around the pure core."""

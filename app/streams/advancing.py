@@ -1,0 +1,119 @@
+"""The agent ``advance_executions``: folds the log and sends what is due."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from faust.types import EventT, StreamT
+
+from app.core.commands import Command, StepCommand
+from app.core.errors import RecordRefused
+from app.core.events import Event, TimerFired, read_event
+from app.core.execution import Execution
+from app.core.lifecycle import Evolved, evolve
+from app.streams.figures import Figures
+from app.streams.index import ExecutionIndex, row_of, state_of
+from app.streams.log import Log
+from app.streams.publisher import Delivery, Publisher
+from app.streams.receipts import Receipts
+from app.streams.records import source_of
+from app.streams.tables import DeferredTable
+from app.streams.timers import Timers
+
+MARKER_GRACE = timedelta(hours=1)
+"""Markers live this much longer than their window: clocks differ, and deletion must never change an answer."""
+logger = logging.getLogger(__name__)
+
+
+class Advancer:
+    """Keeps the state of the owned partitions' executions and drives them."""
+
+    def __init__(
+        self,
+        table: DeferredTable,
+        log: Log,
+        publisher: Publisher,
+        clock: Callable[[], datetime],
+        figures: Figures,
+    ) -> None:
+        """Keep the parts."""
+        self.index = ExecutionIndex()
+        self.timers = Timers(self._fire, clock)
+        self._table = table
+        self._log = log
+        self._publisher = publisher
+        self._clock = clock
+        self._figures = figures
+        self._sent: dict[str, tuple[str, bool]] = {}
+
+    def recover(self, partitions: set[int]) -> None:
+        """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
+        rows = [(row["partition"], state_of(row)) for row in self._table.values() if row["partition"] in partitions]
+        self.index.rebuild(rows)
+        self._sent.clear()
+        self.timers.clear()
+        for execution in self.index.live():
+            self.timers.arm_now(execution)
+        logger.info("executions_recovered", extra={"partitions": sorted(partitions), "rows": len(rows)})
+
+    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
+        """Handle records until the stream ends."""
+        async for event in stream.noack().events():
+            await receipts.settle(event, await self._handle(event))
+
+    async def _handle(self, event: EventT[bytes]) -> list[Delivery]:
+        message = event.message
+        try:
+            happened = read_event(event.value)
+        except RecordRefused as error:
+            logger.warning("event_refused", extra={"offset": message.offset, "error": str(error)})
+            self._figures.dead_letters.labels(message.topic).inc()
+            return [await self._log.send_dead_letter(source_of(event), error)]
+        before = self.index.get(happened.execution_id)
+        if before is not None and before.tenant != happened.tenant:
+            evolved = Evolved(before, "it belongs to another tenant")
+        else:
+            evolved = evolve(before, happened, message.offset)
+        self._count(happened, evolved)
+        if evolved.refusal is None and isinstance(evolved.execution, Execution):
+            self._keep(message.partition, evolved.execution)
+        deliveries = await self._send_due(evolved.execution) if isinstance(evolved.execution, Execution) else []
+        self._drop_expired(message.partition)
+        return deliveries + await self._table.send_changes(self._publisher)
+
+    def _keep(self, partition: int, execution: Execution) -> None:
+        state = execution.marker() if execution.terminal else execution
+        self.index.put(partition, state)
+        self._table[execution.execution_id] = row_of(partition, state)
+        self.timers.arm(execution)
+        if execution.terminal:
+            self._sent.pop(execution.execution_id, None)
+            self._figures.executions.labels(execution.status).inc()
+
+    async def _send_due(self, execution: Execution) -> list[Delivery]:
+        return [
+            await self._log.send_command(command) for command in self.index.due(execution) if self._is_news(command)
+        ]
+
+    def _is_news(self, command: Command) -> bool:
+        key = (command.command_id, isinstance(command, StepCommand) and command.revoked)
+        if self._sent.get(command.execution_id) == key:
+            return False
+        self._sent[command.execution_id] = key
+        return True
+
+    def _drop_expired(self, partition: int) -> None:
+        for execution_id in self.index.expired(partition, self._clock() - MARKER_GRACE):
+            self.index.remove(execution_id)
+            self._table.pop(execution_id, None)
+
+    def _count(self, event: Event, evolved: Evolved) -> None:
+        effect = "folded" if evolved.refusal is None else "refused"
+        self._figures.events.labels(event.type, effect).inc()
+        if evolved.refusal is not None:
+            named = {"execution_id": event.execution_id, "tenant": event.tenant, "type": event.type}
+            logger.debug("event_changed_nothing", extra={**named, "why": evolved.refusal})
+
+    async def _fire(self, execution: Execution) -> None:
+        fired = TimerFired(tenant=execution.tenant, execution_id=execution.execution_id, at=self._clock())
+        await self._log.publish_event(fired)

@@ -1,0 +1,127 @@
+"""The Faust application: its topics, its tables and its agents, put together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faust
+from faust.types import AgentT, StreamT
+
+from app.core.commands import STEP_KINDS
+from app.streams.advancing import Advancer
+from app.streams.approvals import ApprovalRecorder
+from app.streams.connection import KafkaConnection
+from app.streams.executing import Ledger, MetricChecker, StepExecutor
+from app.streams.matching import AnomalyMatcher
+from app.streams.receipts import Receipts
+from app.streams.tables import DeferredTable
+from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS
+
+UNSETTLED_LIMIT = 4000
+COMMIT_INTERVAL_S = 1.0
+Handler = Callable[[StreamT[bytes], Receipts], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """What the Faust application needs to know.
+
+    group_id: consumer group and prefix of the changelogs. store: ``memory`` or ``rocksdb``. session_timeout_s: how
+    long the broker waits for a lost worker.
+    """
+
+    group_id: str
+    data_dir: Path
+    store: str = "memory"
+    session_timeout_s: float = 10.0
+    partitions: int = 8
+
+
+def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.App:
+    """The application without agents; nothing connects before it is started."""
+    return faust.App(
+        settings.group_id,
+        **connection.faust_arguments(),
+        datadir=str(settings.data_dir),
+        store=f"{settings.store}://",
+        Table=DeferredTable,
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=settings.partitions,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 3),
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_max_poll_interval=600.0,
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        processing_guarantee="at_least_once",
+    )
+
+
+def declare_table(app: faust.App, name: str, partitions: int) -> DeferredTable:
+    """A table with one row a key, recovered from its changelog."""
+    table = app.Table(name, key_type=str, partitions=partitions)
+    assert isinstance(table, DeferredTable)
+    return table
+
+
+@dataclass(slots=True)
+class Agents:
+    """The agents of a worker, by name, and what failed first."""
+
+    app: faust.App
+    failure: asyncio.Future[BaseException] = field(init=False)
+    by_name: dict[str, AgentT[bytes]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Nothing has failed yet."""
+        self.failure = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first failure: the worker must stop, so that what was not acknowledged is read again."""
+        if not self.failure.done():
+            self.failure.set_result(error)
+
+    def add(self, name: str, topic: str, handle: Handler) -> None:
+        """Declare an agent: one stream, records in order, acknowledged by ``receipts``."""
+        channel = self.app.topic(topic, value_type=bytes, key_type=bytes, value_serializer="raw", key_serializer="raw")
+        receipts = Receipts(UNSETTLED_LIMIT, self.fail)
+
+        async def run(stream: StreamT[bytes]) -> None:
+            try:
+                await handle(stream, receipts)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self.fail(error)
+                raise
+
+        self.by_name[name] = self.app.agent(channel, name=name, concurrency=1)(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the agents do their work with."""
+
+    matcher: AnomalyMatcher
+    advancer: Advancer
+    recorder: ApprovalRecorder
+    executors: tuple[StepExecutor, ...]
+    checker: MetricChecker
+    ledger: Ledger
+
+
+def add_agents(agents: Agents, parts: Parts) -> None:
+    """The agents of design §1."""
+    agents.add("match_anomalies", ANOMALY_EVENTS, parts.matcher.run)
+    agents.add("advance_executions", EXECUTION_EVENTS, parts.advancer.run)
+    agents.add("record_approvals", APPROVAL_DECISIONS, parts.recorder.run)
+    for executor in parts.executors:
+        agents.add(f"run_{executor.kind}_steps", f"step-commands.{executor.kind}", executor.run)
+    agents.add("check_metrics", "step-commands.metric", parts.checker.run)
+
+
+__all__ = ["STEP_KINDS", "Agents", "Parts", "StreamSettings", "add_agents", "build_app", "declare_table"]

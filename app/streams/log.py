@@ -1,0 +1,91 @@
+"""Writing to the topics: each message on its topic, under its key, acknowledged."""
+
+from typing import NamedTuple
+
+from aiokafka.structs import RecordMetadata
+
+from app.core.catalog import Change, change_key
+from app.core.commands import Command, write_command
+from app.core.decisions import ApprovalDecision
+from app.core.events import Event, write_event
+from app.streams.publisher import Delivery, Publisher
+from app.streams.topics import (
+    ANOMALY_EVENTS,
+    APPROVAL_DECISIONS,
+    DEAD_LETTERS,
+    EXECUTION_EVENTS,
+    RUNBOOK_DEFINITIONS,
+)
+
+MAX_DEAD_LETTER_ERROR = 2048
+
+
+class Recorded(NamedTuple):
+    """Where a record stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    @classmethod
+    def at(cls, place: RecordMetadata) -> "Recorded":
+        """Of what the broker answered."""
+        return cls(place.topic, place.partition, place.offset)
+
+
+class Log:
+    """What the agents and the API write."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        """Write through this producer."""
+        self._publisher = publisher
+
+    async def publish_event(self, event: Event) -> Recorded:
+        """Append an event to its tenant's log; raises TemporaryError when the broker does not take it."""
+        return Recorded.at(
+            await self._publisher.publish(EXECUTION_EVENTS, write_event(event), key=event.tenant.encode())
+        )
+
+    async def send_event(self, event: Event) -> Delivery:
+        """The same without waiting for the acknowledgement."""
+        return await self._publisher.send(EXECUTION_EVENTS, write_event(event), key=event.tenant.encode())
+
+    async def send_command(self, command: Command) -> Delivery:
+        """Send a command to the agents of its kind."""
+        return await self._publisher.send(command.topic, write_command(command), key=command.execution_id.encode())
+
+    async def publish_change(self, change: Change) -> Recorded:
+        """Append a change of the definitions."""
+        key = change_key(change).encode()
+        value = change.model_dump_json().encode()
+        return Recorded.at(await self._publisher.publish(RUNBOOK_DEFINITIONS, value, key=key))
+
+    async def publish_anomaly(self, body: bytes, key: str | None) -> Recorded:
+        """Append an anomaly event."""
+        named = None if key is None else key.encode()
+        return Recorded.at(await self._publisher.publish(ANOMALY_EVENTS, body, key=named))
+
+    async def publish_decision(self, decision: ApprovalDecision) -> Recorded:
+        """Append an approval decision."""
+        value = decision.model_dump_json().encode()
+        return Recorded.at(await self._publisher.publish(APPROVAL_DECISIONS, value, key=decision.tenant.encode()))
+
+    async def send_dead_letter(self, source: "Source", error: Exception) -> Delivery:
+        """Put aside a record that cannot be read, with where it stood and why."""
+        headers = [
+            ("source-topic", source.topic.encode()),
+            ("source-partition", str(source.partition).encode()),
+            ("source-offset", str(source.offset).encode()),
+            ("error", str(error)[:MAX_DEAD_LETTER_ERROR].encode()),
+        ]
+        return await self._publisher.send(DEAD_LETTERS, source.value or b"", key=source.key, headers=headers)
+
+
+class Source(NamedTuple):
+    """A record as it was read."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None

@@ -1,0 +1,77 @@
+"""Faust tables whose changelog goes through our own producer, so that a change can be waited for.
+
+A table's own changelog is sent some time later by Faust's producer. The ledger needs more: a claim must be on the
+broker before the claimed step may act. So changes are collected here and sent by the agent that made them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import faust
+import orjson
+from faust.types import TP
+
+from app.streams.publisher import Delivery, Publisher
+
+
+class TableChange(NamedTuple):
+    """One changelog record not sent yet; value None deletes the key."""
+
+    partition: int
+    key: str
+    value: Any
+
+
+class DeferredTable(faust.Table):  # type: ignore[misc]
+    """A table that keeps its unsent changes until ``send_changes``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Start with nothing unsent."""
+        super().__init__(*args, **kwargs)
+        self._unsent: list[TableChange] = []
+        self.on_owned: Callable[[set[int]], None] | None = None
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        """After every rebalance, before records flow again: keep only the owned partitions, and say which they are."""
+        await super().on_recovery_completed(active_tps, standby_tps)
+        owned = {tp.partition for tp in active_tps}
+        self._forget_all_but(owned)
+        if self.on_owned is not None:
+            self.on_owned(owned)
+
+    def on_key_set(self, key: str, value: Any) -> None:
+        """Remember the change instead of buffering it in Faust's producer."""
+        self._remember(key, value)
+
+    def on_key_del(self, key: str) -> None:
+        """Remember the deletion."""
+        self._remember(key, None)
+
+    def _remember(self, key: str, value: Any) -> None:
+        partition = self.partition_for_key(key)
+        assert partition is not None
+        self._unsent.append(TableChange(partition, key, value))
+
+    async def send_changes(self, publisher: Publisher) -> list[Delivery]:
+        """Send all changes made since the last call, in their order."""
+        changes, self._unsent = self._unsent, []
+        topic = self.changelog_topic_name
+        deliveries = []
+        for change in changes:
+            value = None if change.value is None else orjson.dumps(change.value)
+            delivery = await publisher.send(topic, value, key=orjson.dumps(change.key), partition=change.partition)
+            delivery.add_done_callback(self._persisted)
+            deliveries.append(delivery)
+        return deliveries
+
+    def _persisted(self, delivery: Delivery) -> None:
+        if not delivery.cancelled() and delivery.exception() is None:
+            place = delivery.result()
+            self.data.set_persisted_offset(TP(place.topic, place.partition), place.offset)
+
+    def _forget_all_but(self, owned: set[int]) -> None:
+        """Drop what a memory store still holds of partitions that another worker owns now."""
+        data = getattr(self.data, "data", None)
+        if isinstance(data, dict):
+            for key in [key for key, row in data.items() if row["partition"] not in owned]:
+                del data[key]

@@ -1,0 +1,76 @@
+"""Deadlines: a heap per worker, each answered by a ``timer_fired`` record in the log."""
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from app.core.errors import TemporaryError
+from app.core.execution import Execution
+from app.core.lifecycle import wake_at
+
+RETRY = timedelta(seconds=1)
+
+
+class Timers:
+    """The next deadline of each live execution.
+
+    fire: publishes ``timer_fired`` for an execution; raises TemporaryError while the broker is away,
+    and is asked again.
+    """
+
+    def __init__(self, fire: Callable[[Execution], Awaitable[object]], clock: Callable[[], datetime]) -> None:
+        """Start with none."""
+        self._fire = fire
+        self._clock = clock
+        self._heap: list[tuple[datetime, int, Execution]] = []
+        self._armed: dict[str, datetime] = {}
+        self._count = 0
+        self._changed = asyncio.Event()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._heap.clear()
+        self._armed.clear()
+
+    def arm(self, execution: Execution) -> None:
+        """Take an execution's next deadline, in place of the one before; none disarms it."""
+        deadline = None if execution.terminal else wake_at(execution)
+        if deadline is None:
+            self._armed.pop(execution.execution_id, None)
+        elif self._armed.get(execution.execution_id) != deadline:
+            self._push(deadline, execution)
+
+    def arm_now(self, execution: Execution) -> None:
+        """Let it fire at once: after recovery, so that what is outstanding is said again."""
+        self._push(self._clock(), execution)
+
+    def _push(self, deadline: datetime, execution: Execution) -> None:
+        self._armed[execution.execution_id] = deadline
+        self._count += 1
+        heapq.heappush(self._heap, (deadline, self._count, execution))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Fire each deadline when its time has come, until cancelled."""
+        while True:
+            self._changed.clear()
+            while self._heap and self._heap[0][0] <= self._clock():
+                deadline, _, execution = heapq.heappop(self._heap)
+                if self._armed.get(execution.execution_id) == deadline:
+                    await self._fire_one(execution)
+            await self._until_next()
+
+    async def _fire_one(self, execution: Execution) -> None:
+        self._armed.pop(execution.execution_id, None)
+        try:
+            await self._fire(execution)
+        except TemporaryError:
+            self._push(self._clock() + RETRY, execution)
+
+    async def _until_next(self) -> None:
+        wait_s = (self._heap[0][0] - self._clock()).total_seconds() if self._heap else None
+        try:
+            await asyncio.wait_for(self._changed.wait(), None if wait_s is None else max(wait_s, 0))
+        except TimeoutError:
+            return

@@ -1,0 +1,118 @@
+"""The topics: declared in ``topics.yaml``, compared with the broker, created where missing."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
+
+from app.core.errors import ConfigurationError
+from app.streams.connection import KafkaConnection
+
+ANOMALY_EVENTS = "anomaly-events"
+EXECUTION_EVENTS = "execution-events"
+APPROVAL_DECISIONS = "approval-decisions"
+RUNBOOK_DEFINITIONS = "runbook-definitions"
+DEAD_LETTERS = "dead-letters"
+DAY_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic as it must be: config holds Kafka's own names and text values."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+
+    def new_topic(self) -> NewTopic:
+        """The request that creates it."""
+        return NewTopic(self.name, self.partitions, self.replication, topic_configs=dict(self.config))
+
+
+def read_topics(path: Path, group_id: str) -> tuple[TopicSpec, ...]:
+    """The declared topics, and the changelogs of the tables.
+
+    Raises ConfigurationError when the file is missing or says something unreadable.
+    """
+    try:
+        declared = yaml.safe_load(path.read_text())
+        return tuple(_specs(declared, group_id))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} is missing: set RUNBOOKS_KAFKA__TOPICS_FILE to the topic declarations"
+        ) from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{path} is not a list of topic declarations: {error!r}") from error
+
+
+def changelog_name(group_id: str, table: str) -> str:
+    """The topic that a Faust table recovers from."""
+    return f"{group_id}-{table}-changelog"
+
+
+def _specs(declared: dict[str, Any], group_id: str) -> Iterator[TopicSpec]:
+    shared, replication = int(declared["shared_partitions"]), int(declared["replication"])
+    for name, topic in declared["topics"].items():
+        partitions = shared if topic["partitions"] == "shared" else int(topic["partitions"])
+        days = topic["retention_days"]
+        retention_ms = "-1" if days == "forever" else str(int(days) * DAY_MS)
+        yield TopicSpec(
+            name, partitions, replication, {"cleanup.policy": topic["cleanup"], "retention.ms": retention_ms}
+        )
+    for table in declared["tables"]:
+        yield TopicSpec(changelog_name(group_id, table), shared, replication, {"cleanup.policy": "compact"})
+
+
+async def missing_and_wrong(
+    admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...]
+) -> tuple[list[TopicSpec], list[str]]:
+    """The topics the broker has not, and one sentence for each that is not as declared."""
+    existing = set(await admin.list_topics())
+    missing = [spec for spec in specs if spec.name not in existing]
+    there = [spec for spec in specs if spec.name in existing]
+    described = (
+        {topic["topic"]: topic for topic in await admin.describe_topics([spec.name for spec in there])} if there else {}
+    )
+    wrong = [
+        f"topic {spec.name} has {found} partitions on the broker and {spec.partitions} in topics.yaml"
+        for spec in there
+        if (found := len(described[spec.name]["partitions"])) != spec.partitions
+    ]
+    return missing, wrong
+
+
+async def ensure_topics(connection: KafkaConnection, specs: tuple[TopicSpec, ...], *, create: bool = True) -> list[str]:
+    """Compare the broker with the declarations and create what is missing; the names of what was, or is, missing.
+
+    Raises ConfigurationError with one clear sentence when a topic differs, or no broker answers.
+    """
+    admin = AIOKafkaAdminClient(**connection.client_arguments())
+    try:
+        await admin.start()
+    except KafkaConnectionError as error:
+        await admin.close()
+        where = connection.bootstrap_servers
+        raise ConfigurationError(
+            f"no Kafka broker answers at {where}: check RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS"
+        ) from error
+    try:
+        missing, wrong = await missing_and_wrong(admin, specs)
+        if wrong:
+            raise ConfigurationError("; ".join(wrong) + ": make the declaration and the broker agree, then start again")
+        if create and missing:
+            await _create(admin, missing)
+        return [spec.name for spec in missing]
+    finally:
+        await admin.close()
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[TopicSpec]) -> None:
+    response = await admin.create_topics([spec.new_topic() for spec in missing])
+    for name, code, *message in response.topic_errors:
+        if code not in {0, TopicAlreadyExistsError.errno}:
+            raise ConfigurationError(f"the broker refused to create topic {name}: {message}")

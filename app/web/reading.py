@@ -1,0 +1,92 @@
+"""Reading requests: bodies, whatever content type they claim, and query parameters, closed."""
+
+import difflib
+from datetime import datetime
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from app.core.errors import Problem, Refused
+from app.core.model import Instant, depth_of, problems_of
+from app.web.problems import ApiProblem
+
+MAX_DEPTH = 40
+Model = TypeVar("Model", bound=BaseModel)
+_INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
+
+
+class Body(BaseModel):
+    """A request's body: closed, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+async def read_object(request: web.Request) -> dict[str, Any]:
+    """The body as a JSON object; the content type is not looked at (curl -d sends none of JSON's).
+
+    Raises ApiProblem.
+    """
+    raw = await request.read()
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiProblem(400, f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ApiProblem(400, "the body must be a JSON object")
+    if depth_of(body, MAX_DEPTH) > MAX_DEPTH:
+        raise ApiProblem(400, f"the body is nested deeper than {MAX_DEPTH}")
+    return body
+
+
+async def read_body(request: web.Request, model: type[Model]) -> Model:
+    """The body as a model; raises Refused with the paths that are wrong."""
+    body = await read_object(request)
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise Refused(problems_of(error, model)) from error
+
+
+def read_query(request: web.Request, known: tuple[str, ...]) -> dict[str, str]:
+    """The query parameters; raises Refused for one that is not known or stands twice."""
+    problems = [_unknown(name, known) for name in request.query if name not in known]
+    twice = [name for name in set(request.query) if len(request.query.getall(name)) > 1]
+    problems += [Problem(name, "is given more than once") for name in twice]
+    if problems:
+        raise Refused(problems)
+    return dict(request.query)
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> Problem:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return Problem(name, "unknown query parameter", near[0] if near else None)
+
+
+def whole_number(name: str, text: str, low: int, high: int) -> int:
+    """A whole number within bounds; raises Refused."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise Refused([Problem(name, f"must be a whole number from {low} to {high}")])
+    return int(text)
+
+
+def truth(name: str, text: str) -> bool:
+    """True or false; raises Refused."""
+    if text not in {"true", "false"}:
+        raise Refused([Problem(name, "must be true or false")])
+    return text == "true"
+
+
+def instant(name: str, text: str) -> datetime:
+    """An RFC 3339 time; raises Refused."""
+    try:
+        return _INSTANT.validate_strings(text)
+    except ValidationError as error:
+        raise Refused([Problem(name, "must be an RFC 3339 time with an offset")]) from error
+
+
+def answer(body: BaseModel | dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer."""
+    raw = body.model_dump_json().encode() if isinstance(body, BaseModel) else orjson.dumps(body)
+    return web.Response(body=raw, status=status, content_type="application/json", headers=headers)
