@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from app import operating
 from app.core.errors import RunbooksError
 from app.development import make_token, run, timeline
-from app.main import Worker, connection_of, read_definition, read_definitions, secrets_of
+from app.main import Worker, connection_of, read_definition, read_definitions
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
 from app.streams.topics import ensure_topics, read_topics
@@ -49,8 +49,6 @@ def main() -> None:
 def run_command() -> None:
     """Start the broker, a worker, the API and the demo, until Ctrl-C (DEMO=0 leaves the demo out)."""
     settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    configure_logging(settings.log_level, secrets_of(settings).mask_any, settings.data_dir / "worker.log")
     demo = os.environ.get("DEMO", "1") != "0"
     _until_stopped(run(settings, lambda line: print(line, flush=True), demo=demo))
 
@@ -59,12 +57,13 @@ def run_command() -> None:
 def worker() -> None:
     """Start one worker against the configured broker."""
     settings = Settings()
-    configure_logging(settings.log_level, secrets_of(settings).mask_any)
-    _until_stopped(_work(settings))
+    one = Worker(settings)
+    configure_logging(settings.log_level, one.secrets.mask_any)
+    _until_stopped(_work(one))
 
 
-async def _work(settings: Settings) -> None:
-    async with Worker(settings).running() as running:
+async def _work(one: Worker) -> None:
+    async with one.running() as running:
         error = await running.failure
         raise RunbooksError(f"the worker stopped: {error!r}")
 

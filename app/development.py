@@ -18,6 +18,7 @@ from app.broker.kafka import EmbeddedKafka
 from app.core.errors import ConfigurationError
 from app.main import Worker, now
 from app.settings import Settings
+from app.streams.structured_logs import configure_logging
 
 DEMO_FOLDER = Path("examples/demo")
 TOKEN_LIFE = timedelta(days=7)
@@ -52,17 +53,26 @@ async def run(settings: Settings, say: Say, *, demo: bool) -> None:
     """
     async with contextlib.AsyncExitStack() as stack:
         stand_ins = await _stand_ins(stack, say) if demo else None
-        development = await stack.enter_async_context(installation(settings, say, stand_ins))
+        development = await stack.enter_async_context(installation(settings, say, stand_ins, _log_to_file))
         if stand_ins is not None:
             await _show_demo(development, say)
         say(f"running; the API is at {development.api_url}, tokens are in {settings.data_dir / 'env'}; Ctrl-C stops it")
         error = await development.failure
-        raise ConfigurationError(f"the worker stopped: {error!r}")
+        raise ConfigurationError(f"the worker stopped: {error!r}; its log is {settings.data_dir / 'worker.log'}")
+
+
+def _log_to_file(settings: Settings, worker: Worker) -> None:
+    configure_logging(settings.log_level, worker.secrets.mask_any, settings.data_dir / "worker.log")
 
 
 @contextlib.asynccontextmanager
-async def installation(settings: Settings, say: Say, stand_ins: Any = None) -> AsyncIterator[Development]:
-    """The broker (unless one is named) and a worker, ready; ``env`` in the data folder says how to reach them."""
+async def installation(
+    settings: Settings, say: Say, stand_ins: Any = None, on_worker: Callable[[Settings, Worker], None] | None = None
+) -> AsyncIterator[Development]:
+    """The broker (unless one is named) and a worker, ready; ``env`` in the data folder says how to reach them.
+
+    on_worker: told of the worker before it starts.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         servers = settings.kafka.bootstrap_servers
@@ -71,8 +81,11 @@ async def installation(settings: Settings, say: Say, stand_ins: Any = None) -> A
             say("starting Apache Kafka …")
             servers = (await stack.enter_async_context(broker)).bootstrap_servers
         local = _local(settings, servers, stand_ins)
+        worker = Worker(local)
+        if on_worker is not None:
+            on_worker(settings, worker)
         say("starting the worker …")
-        running = await stack.enter_async_context(Worker(local).running())
+        running = await stack.enter_async_context(worker.running())
         await _until_ready(running.readiness)
         assert local.api.jwt_secret is not None
         secret = local.api.jwt_secret.get_secret_value()

@@ -78,11 +78,6 @@ def connection_of(kafka: KafkaSettings) -> KafkaConnection:
     )
 
 
-def secrets_of(settings: Settings) -> Secrets:
-    """Where the settings say that secrets are."""
-    return Secrets(settings.secrets.folder, settings.secrets.environment)
-
-
 def clients_of(settings: Settings, secrets: Secrets) -> Clients:
     """The clients that the settings describe."""
     network, slack, kubernetes = settings.network, settings.slack, settings.kubernetes
@@ -144,6 +139,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         """Nothing is started yet."""
         self._settings = settings
+        self.secrets = Secrets(settings.secrets.folder, settings.secrets.environment)
         self._registry = CollectorRegistry()
         self._recovered = False
 
@@ -208,7 +204,7 @@ class Worker:
         incarnation: str,
     ) -> tuple[Agents, Parts]:
         settings = self._settings
-        clients = clients_of(settings, secrets_of(settings))
+        clients = clients_of(settings, self.secrets)
         stack.push_async_callback(clients.close)
         topics = read_topics(settings.kafka.topics_file, settings.kafka.group_id)
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)

@@ -28,8 +28,6 @@ def _instant(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, str | int | float | datetime):
         raise ValueError("must be an RFC 3339 time or epoch seconds or milliseconds")  # noqa: TRY004 - pydantic wants ValueError
     if isinstance(value, int | float):
-        if not math.isfinite(value):
-            raise ValueError("must be a finite number")
         seconds = value / 1000 if abs(value) >= EPOCH_MS_FROM else value
         try:
             return datetime.fromtimestamp(seconds, UTC)

@@ -169,9 +169,8 @@ class MetricChecked(EventFields):
     detail: str = ""
 
 
-Event = (
-    ExecutionRequested
-    | StepPrepared
+FollowUp = (
+    StepPrepared
     | StepStarted
     | StepHeartbeat
     | StepFinished
@@ -183,6 +182,9 @@ Event = (
     | StepResolved
     | MetricChecked
 )
+"""What can happen to an execution that there is."""
+
+Event = ExecutionRequested | FollowUp
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 

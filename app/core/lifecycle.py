@@ -13,6 +13,7 @@ from app.core.events import (
     CommandEvent,
     Event,
     ExecutionRequested,
+    FollowUp,
     MetricChecked,
     Phase,
     StepFinished,
@@ -65,7 +66,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return _requested(execution, event, offset)
     if execution is None:
         return Evolved(None, "no such execution")
-    if isinstance(execution, Marker):
+    if isinstance(execution, Marker) or execution.terminal:
         return Evolved(execution, f"the execution has ended: {execution.status}")
     if isinstance(event, CommandEvent | MetricChecked) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
@@ -88,10 +89,8 @@ def _requested(execution: Execution | Marker | None, event: ExecutionRequested, 
     return Evolved(begin(event, offset))
 
 
-def _interpret(execution: Execution, event: Event) -> Move:  # noqa: PLR0911 - one case an event
+def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 - one case an event
     match event:
-        case ExecutionRequested():
-            raise Stale("it has begun")
         case StepPrepared():
             return on_prepared(execution, event)
         case StepStarted():

@@ -1,6 +1,5 @@
 """The runbook: the product page's JSON verbatim, closed, every refusal with its path."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +13,7 @@ from app.core.templating import check_template, is_template
 
 MAX_STEPS = 50
 MAX_RUNBOOK_DEPTH = 32
+MAX_REPLICAS = 100_000
 RunbookName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, Field(max_length=16384)]
 ShortText = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -105,15 +105,17 @@ class KubernetesScale(KubernetesFields):
     action: Literal["scale"]
     namespace: ShortText
     deployment: ShortText
-    replicas: Annotated[int, Field(strict=True, ge=0, le=100_000)] | Text
+    replicas: int | str
 
-    @field_validator("replicas")
+    @field_validator("replicas", mode="before")
     @classmethod
-    def _whole_number(cls, value: int | str) -> int | str:
+    def _whole_number(cls, value: object) -> int | str:
+        if isinstance(value, str) and is_template(value):
+            return value
         if isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value)
-        if isinstance(value, str) and not is_template(value):
-            raise ValueError("must be a whole number or a template")
+            value = int(value[:9])
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPLICAS:
+            raise ValueError(f"must be a whole number from 0 to {MAX_REPLICAS}, or a template that gives one")
         return value
 
 
@@ -236,7 +238,5 @@ def _template_problems(path: str, value: JsonValue) -> Iterator[Problem]:
         case list():
             for index, inner in enumerate(value):
                 yield from _template_problems(f"{path}[{index}]", inner)
-        case float() if not math.isfinite(value):
-            yield Problem(path, "must be a finite number")
         case _:
             pass

@@ -86,8 +86,6 @@ def _compiled(source: str) -> Template:
         return _ENVIRONMENT.from_string(source)
     except TemplateSyntaxError as error:
         raise TemplateError(f"is not a template: {error.message}, line {error.lineno}") from error
-    except (SecurityError, JinjaError) as error:
-        raise TemplateError(f"is not a template: {error}") from error
 
 
 def check_template(text: str) -> None:

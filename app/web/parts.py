@@ -1,7 +1,7 @@
 """What the API works with: ports to the log, the definitions and the history."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -10,9 +10,12 @@ from prometheus_client import CollectorRegistry
 
 from app.core.catalog import Catalog, Change, Verdict
 from app.core.decisions import ApprovalDecision
+from app.core.errors import ConfigurationError
 from app.core.events import Event, Limits
 from app.core.execution import Execution
 from app.history.queries import HistoryFilter, Page
+
+MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 
 class Recorded(Protocol):
@@ -58,10 +61,10 @@ class HistoryPort(Protocol):
     """Questions to the read model."""
 
     async def page(self, tenant: str, wanted: HistoryFilter, *, limit: int, cursor: str | None = None) -> Page:
-        """One page."""
+        """One page; raises Refused when the cursor is not one of ours."""
 
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
-        """The latest run of an execution."""
+        """The latest run of an execution; None when the tenant has no such one."""
 
 
 class ProjectionPort(Protocol):
@@ -73,12 +76,40 @@ class ProjectionPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """Who is let in: an HS256 secret, or the URL of a JWKS; audience and issuer are checked where given."""
+    """Who is let in: an HS256 secret, or the URL of a JWKS; audience and issuer are checked where given.
 
-    secret: str | None = None
+    secret: 32 bytes or more. leeway_s: how far the clocks of the issuer and of this machine may differ, in seconds.
+    Raises ConfigurationError when neither or both are given, or when the secret is too short.
+    """
+
+    secret: str | None = field(default=None, repr=False)
     jwks_url: str | None = None
     audience: str | None = None
     issuer: str | None = None
+    leeway_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would let in nobody, or anybody."""
+        if (self.secret is None) == (self.jwks_url is None):
+            raise ConfigurationError("tokens are checked with a secret or with a JWKS URL: give one of them")
+        if self.secret is not None and len(self.secret.encode()) < MIN_SECRET_BYTES:
+            raise ConfigurationError(f"the secret that tokens are signed with is shorter than {MIN_SECRET_BYTES} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an answer waits for something to show, in seconds.
+
+    seen_s: a record in the history. decided_s: a decision in the history. in_force_s: a definition on this worker.
+    dry_run_s: a plan. pause_s, max_pause_s: between two looks at the history.
+    """
+
+    seen_s: float = 2.0
+    decided_s: float = 5.0
+    in_force_s: float = 10.0
+    dry_run_s: float = 30.0
+    pause_s: float = 0.02
+    max_pause_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +130,9 @@ class WebParts:
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     registry: CollectorRegistry
-    signing: tuple[str, bytes] | None = None
+    signing: tuple[str, bytes] | None = field(default=None, repr=False)
     max_body_bytes: int = 1024 * 1024
+    patience: Patience = Patience()
 
 
 PARTS: web.AppKey[WebParts] = web.AppKey("parts", WebParts)

@@ -1,6 +1,7 @@
 """Reading requests: bodies, whatever content type they claim, and query parameters, closed."""
 
 import difflib
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -13,14 +14,17 @@ from app.core.model import Instant, depth_of, problems_of
 from app.web.problems import ApiProblem
 
 MAX_DEPTH = 40
+MAX_MEMBERS = 5000  # naming the nearest known field of each unknown one takes time: a flood of them is not looked at
+MAX_VALUE = 200  # characters of a query parameter; a cursor may be longer
+MAX_CURSOR = 1000
 Model = TypeVar("Model", bound=BaseModel)
 _INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
 
 
 class Body(BaseModel):
-    """A request's body: closed, finite numbers only."""
+    """A request's body: closed, strict ("false" is no boolean), finite numbers only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:
@@ -40,26 +44,56 @@ async def read_object(request: web.Request) -> dict[str, Any]:
     return body
 
 
+async def read_small_object(request: web.Request) -> dict[str, Any]:
+    """The body as a JSON object of at most 5,000 members, those of inner objects counted.
+
+    Raises ApiProblem.
+    """
+    body = await read_object(request)
+    if _members(body) > MAX_MEMBERS:
+        raise ApiProblem(400, f"the body has more than {MAX_MEMBERS} members")
+    return body
+
+
 async def read_body(request: web.Request, model: type[Model]) -> Model:
     """The body as a model; raises Refused with the paths that are wrong."""
-    body = await read_object(request)
+    body = await read_small_object(request)
     try:
         return model.model_validate(body)
     except ValidationError as error:
         raise Refused(problems_of(error, model)) from error
 
 
-def read_query(request: web.Request, known: tuple[str, ...]) -> dict[str, str]:
-    """The query parameters; raises Refused for one that is not known or stands twice."""
+def _members(value: object) -> int:
+    count, waiting = 0, [value]
+    while waiting and count <= MAX_MEMBERS:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            count += len(inner)
+            waiting.extend(inner.values())
+        elif isinstance(inner, list):
+            waiting.extend(inner)
+    return count
+
+
+def read_query(request: web.Request, known: Collection[str]) -> dict[str, str]:
+    """The query parameters; raises Refused for one that is not known, stands twice, is too long or no plain text."""
     problems = [_unknown(name, known) for name in request.query if name not in known]
     twice = [name for name in set(request.query) if len(request.query.getall(name)) > 1]
     problems += [Problem(name, "is given more than once") for name in twice]
+    problems += [
+        Problem(name, "is too long, or no plain text") for name, text in request.query.items() if _odd(name, text)
+    ]
     if problems:
         raise Refused(problems)
     return dict(request.query)
 
 
-def _unknown(name: str, known: tuple[str, ...]) -> Problem:
+def _odd(name: str, text: str) -> bool:
+    return len(text) > (MAX_CURSOR if name == "cursor" else MAX_VALUE) or not text.isprintable()
+
+
+def _unknown(name: str, known: Collection[str]) -> Problem:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return Problem(name, "unknown query parameter", near[0] if near else None)
 
@@ -83,10 +117,10 @@ def instant(name: str, text: str) -> datetime:
     try:
         return _INSTANT.validate_strings(text)
     except ValidationError as error:
-        raise Refused([Problem(name, "must be an RFC 3339 time with an offset")]) from error
+        raise Refused([Problem(name, "must be an RFC 3339 time with an offset, its + written as %2B")]) from error
 
 
-def answer(body: BaseModel | dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer."""
-    raw = body.model_dump_json().encode() if isinstance(body, BaseModel) else orjson.dumps(body)
+def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer; written by pydantic, as orjson refuses the whole numbers over 64 bits that an output may hold."""
+    raw = body.model_dump_json().encode()
     return web.Response(body=raw, status=status, content_type="application/json", headers=headers)

@@ -1,0 +1,196 @@
+"""The shapes of the API's answers; history's own are in app/history/items.py."""
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import JsonValue
+
+from app.core.catalog import Definition
+from app.core.errors import Problem
+from app.core.execution import Execution
+from app.core.model import JsonObject
+from app.history.items import HistoryItem, Shown, TriggerItem, item_of
+from app.web.problems import MAX_PROBLEMS, problem_item
+
+
+class ProblemItem(Shown):
+    """One thing that is wrong with an input; nearest is the known name closest to an unknown one."""
+
+    path: str
+    message: str
+    nearest: str | None
+
+
+class ProblemDocument(Shown):
+    """A refusal (RFC 9457); problems are there when it is about the input."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    problems: list[ProblemItem] = []
+
+
+class Accepted(Shown):
+    """An execution that was requested, as far as it is known by now."""
+
+    execution_id: str
+    status: str
+    runbook_name: str
+    runbook_version: int
+    dry_run: bool
+    trigger: TriggerItem
+
+    @classmethod
+    def of(cls, execution: Execution) -> Self:
+        """Of an execution."""
+        item = item_of(execution)
+        return cls(**{name: getattr(item, name) for name in cls.model_fields})
+
+
+class PlannedStep(Shown):
+    """What one step would do.
+
+    before, after: None where the action has none. inverse: the step that would take it back; None when only a person
+    could, and manual_reason says why. error: why it could not be planned.
+    """
+
+    index: int
+    name: str | None
+    type: str
+    action: str
+    status: str
+    summary: str | None
+    require_approval: bool
+    before: JsonValue
+    after: JsonValue
+    inverse: JsonValue
+    manual_reason: str | None
+    error: str | None
+
+
+class DryRun(HistoryItem):
+    """An ended dry run: its history item, and what a real run would do."""
+
+    plan: list[PlannedStep]
+
+    @classmethod
+    def of(cls, execution: Execution) -> Self:
+        """Of an execution that has ended."""
+        plan = [_planned(execution, index) for index in range(len(execution.steps))]
+        return cls(**dict(item_of(execution)), plan=plan)
+
+
+def _planned(execution: Execution, index: int) -> PlannedStep:
+    step, state = execution.runbook.steps[index], execution.steps[index]
+    plan = state.plan
+    return PlannedStep(
+        index=index,
+        name=step.name,
+        type=step.type,
+        action=step.action,
+        status=state.status,
+        summary=plan.summary if plan else None,
+        require_approval=step.require_approval,
+        before=plan.before if plan else None,
+        after=plan.after if plan else None,
+        inverse=plan.inverse.step if plan and plan.inverse else None,
+        manual_reason=plan.manual_reason if plan else None,
+        error=state.error,
+    )
+
+
+class Decided(HistoryItem):
+    """The execution after a decision; state is the approval's: pending while more have to agree."""
+
+    state: Literal["pending", "approved", "rejected", "expired"]
+
+    @classmethod
+    def of(cls, execution: Execution, step: int) -> Self:
+        """Of an execution whose step carries an approval."""
+        approval = execution.steps[step].approval
+        assert approval is not None
+        return cls(**dict(item_of(execution)), state=approval.state)
+
+
+class DecisionRecorded(Shown):
+    """A decision is recorded, and the history does not show yet whether it counted."""
+
+    execution_id: str
+    state: Literal["recorded"] = "recorded"
+
+
+class HistoryPage(Shown):
+    """Executions, newest first; next_cursor is None on the last page."""
+
+    items: list[HistoryItem]
+    next_cursor: str | None
+
+
+class DefinitionItem(Shown):
+    """One version of a runbook."""
+
+    name: str
+    version: int
+    digest: str
+    changed_by: str
+    changed_at: datetime
+    runbook: JsonObject
+
+    @classmethod
+    def of(cls, definition: Definition) -> Self:
+        """Of a definition."""
+        return cls(
+            name=definition.name,
+            version=definition.version,
+            digest=definition.digest,
+            changed_by=definition.by,
+            changed_at=definition.at,
+            runbook=definition.runbook.content(),
+        )
+
+
+class DefinitionList(Shown):
+    """Definitions: by name, or the versions of one, the newest first."""
+
+    items: list[DefinitionItem]
+
+
+class Validation(Shown):
+    """Whether a definition would be taken; digest is None when it would not."""
+
+    valid: bool
+    digest: str | None
+    problems: list[ProblemItem]
+
+
+class PublishedAnomalies(Shown):
+    """The ids of the events, in their order."""
+
+    anomaly_ids: list[str]
+
+
+class PublishedAlerts(Shown):
+    """What became of a webhook's alerts: ids of the events, how many had resolved, and what could not be taken."""
+
+    anomaly_ids: list[str]
+    ignored: int
+    problems: list[ProblemItem]
+
+
+class Alive(Shown):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(Shown):
+    """Whether the worker can do work, and why not."""
+
+    status: Literal["ready", "not ready"]
+    reasons: list[str]
+
+
+def told(problems: tuple[Problem, ...]) -> list[ProblemItem]:
+    """The first problems, as they are told."""
+    return [ProblemItem.model_validate(problem_item(one)) for one in problems[:MAX_PROBLEMS]]

@@ -1,0 +1,175 @@
+"""The keys that tokens are signed with, and the check of one token with one of them, through aiohttp-jwt.
+
+Each key has one verifier of one algorithm, so that no token chooses how it is checked. aiohttp-jwt knows no leeway: a
+token that it refuses for its times alone is looked at once more by PyJWT with the same key, algorithm and claims.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import jwt
+import orjson
+from aiohttp import web
+from aiohttp_jwt import JWTMiddleware
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from app.web.parts import TokenRules
+from app.web.problems import ApiProblem
+
+ALGORITHMS = frozenset({"RS256", "ES256"})
+MIN_RSA_BITS = 2048
+FRESH_S = 300.0  # a key that was withdrawn is let in no longer than this
+KEPT_S = 3600.0  # the same while the JWKS cannot be fetched
+PAUSE_S = 30.0  # between two fetches, however many unknown keys are named
+JWKS_TIMEOUT_S = 5.0
+logger = logging.getLogger(__name__)
+
+
+class TokenRefused(Exception):
+    """A token that does not hold."""
+
+
+class Verifier:
+    """Checks tokens with one key and one algorithm."""
+
+    def __init__(self, key: str, algorithm: str, rules: TokenRules) -> None:
+        """key: a secret, or a public key as PEM."""
+        self.algorithm = algorithm
+        self._key = key
+        self._rules = rules
+        self._middleware = JWTMiddleware(
+            key,
+            algorithms=[algorithm],
+            audience=rules.audience,
+            issuer=rules.issuer,
+            request_property="jwt",
+            auth_scheme=r"Bearer$",
+        )
+
+    async def claims(self, request: web.Request, token: str) -> dict[str, Any]:
+        """The claims of the request's token; its middleware runs a handler that does nothing.
+
+        Raises TokenRefused, which says nothing of the token.
+        """
+        try:
+            return await self._claims(request, token)
+        except (web.HTTPException, jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise TokenRefused("the token does not hold") from error
+
+    async def _claims(self, request: web.Request, token: str) -> dict[str, Any]:
+        try:
+            await self._middleware(request, handler=_nothing)
+        except web.HTTPUnauthorized as refusal:
+            if not isinstance(refusal.__context__, jwt.ExpiredSignatureError | jwt.ImmatureSignatureError):
+                raise
+            return self._with_leeway(token)
+        return dict(request["jwt"])
+
+    def _with_leeway(self, token: str) -> dict[str, Any]:
+        decoded: dict[str, Any] = jwt.decode(
+            token,
+            self._key,
+            algorithms=[self.algorithm],
+            audience=self._rules.audience,
+            issuer=self._rules.issuer,
+            leeway=self._rules.leeway_s,
+        )
+        return decoded
+
+
+async def _nothing(_: web.Request) -> web.StreamResponse:
+    return web.Response()
+
+
+class Keys:
+    """The keys that tokens may be signed with."""
+
+    def __init__(self, rules: TokenRules, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """With a secret it is the one key; with a JWKS they are fetched when a token first needs one."""
+        self._rules = rules
+        self._monotonic = monotonic
+        self._by_kid: dict[str, Verifier] = {}
+        self._tried_at = float("-inf")
+        self._fetched_at = float("-inf")
+        self._fetching = asyncio.Lock()
+        self._secret = None if rules.secret is None else Verifier(rules.secret, "HS256", rules)
+        # The library logs a traceback for every token that does not hold: anyone could flood the log with them.
+        logging.getLogger("aiohttp_jwt.middleware").setLevel(logging.CRITICAL)
+
+    async def verifier_for(self, token: str) -> Verifier:
+        """What verifies this token.
+
+        Raises TokenRefused when no key of ours can have signed it, ApiProblem when the keys cannot be had.
+        """
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise TokenRefused("the token does not hold") from error
+        verifier = self._secret or await self._by_name(header.get("kid"))
+        if verifier is None or header.get("alg") != verifier.algorithm:
+            raise TokenRefused("the token does not hold")
+        return verifier
+
+    async def _by_name(self, kid: object) -> Verifier | None:
+        if not isinstance(kid, str):
+            return None
+        if kid not in self._by_kid or self._age_s() > FRESH_S:
+            await self._refresh()
+        if self._age_s() > KEPT_S:
+            raise ApiProblem(503, "the keys that tokens are checked with cannot be fetched")
+        return self._by_kid.get(kid)
+
+    def _age_s(self) -> float:
+        return self._monotonic() - self._fetched_at
+
+    async def _refresh(self) -> None:
+        """Fetch the key set, at most once in 30 s; what was fetched before stays when it cannot be had."""
+        async with self._fetching:
+            if self._monotonic() - self._tried_at < PAUSE_S:
+                return
+            self._tried_at = self._monotonic()
+            try:
+                self._by_kid = await self._fetch()
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                logger.warning("jwks_not_fetched", extra={"error": repr(error)})
+            else:
+                self._fetched_at = self._monotonic()
+
+    async def _fetch(self) -> dict[str, Verifier]:
+        timeout = aiohttp.ClientTimeout(total=JWKS_TIMEOUT_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
+            session.get(str(self._rules.jwks_url)) as answer,
+        ):
+            document = orjson.loads(await answer.read())
+        if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
+            raise ValueError("not a JWK set: it has no list of keys")
+        usable = (self._usable(key) for key in document["keys"])
+        return {kid: verifier for kid, verifier in usable if verifier is not None}
+
+    def _usable(self, key: Any) -> tuple[str, Verifier | None]:
+        """A public signing key of a known algorithm and enough bits, by its id; None for any other."""
+        kid = key.get("kid") if isinstance(key, dict) else None
+        if not isinstance(kid, str) or key.get("use", "sig") != "sig":
+            return "", None
+        try:
+            parsed = jwt.PyJWK(key)
+        except jwt.PyJWTError:
+            return kid, None
+        algorithm = str(key.get("alg") or parsed.algorithm_name)
+        if algorithm not in ALGORITHMS or not _strong(parsed.key):
+            return kid, None
+        pem = parsed.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        return kid, Verifier(pem, algorithm, self._rules)
+
+
+def _strong(key: object) -> bool:
+    if isinstance(key, RSAPublicKey):
+        return key.key_size >= MIN_RSA_BITS
+    return isinstance(key, EllipticCurvePublicKey)

@@ -1,0 +1,124 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from building import http, scale, slack
+
+from app.core.errors import RunbookRefused
+from app.core.model import digest
+from app.core.runbook import Runbook, read_runbook
+
+PAGE = json.loads(Path("runbooks/scale-out-payment-api.json").read_text())
+
+
+def refused(change) -> RunbookRefused:
+    content = copy.deepcopy(PAGE)
+    change(content)
+    with pytest.raises(RunbookRefused) as caught:
+        read_runbook(content)
+    return caught.value
+
+
+def test_the_product_pages_runbook_reads_as_written():
+    runbook = read_runbook(PAGE)
+    assert runbook.name == "scale-out-payment-api"
+    assert [step.type for step in runbook.steps] == ["slack", "kubernetes", "http"]
+    assert [step.action for step in runbook.steps] == ["message", "scale", "POST"]
+    assert runbook.steps[1].require_approval
+    assert runbook.approval_timeout_s(1) == 600
+    assert runbook.rollback_on_failure
+
+
+def test_the_content_reads_back_and_keeps_its_digest():
+    runbook = read_runbook({**PAGE, "steps": [http(body={"a": None, "b": [None, 1.0]})]})
+    again = read_runbook(runbook.content())
+    assert again == runbook
+    assert again.digest() == runbook.digest() == digest(runbook.content())
+    assert again.steps[0].body == {"a": None, "b": [None, 1.0]}
+    assert runbook.digest() == Runbook.model_validate_json(runbook.model_dump_json()).digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "message", "nearest"),
+    [
+        (lambda r: r.update(stepz=[]), "stepz", "unknown field", "steps"),
+        (lambda r: r["steps"][1].update(replica=3), "steps[1].replica", "unknown field", "replicas"),
+        (lambda r: r["steps"][0].update(zzz=3), "steps[0].zzz", "unknown field", None),
+        (lambda r: r["trigger"].update(servic_id="x"), "trigger.servic_id", "unknown field", "service_id"),
+        (
+            lambda r: r["steps"][1].update(retries={"max_attempt": 3}),
+            "steps[1].retries.max_attempt",
+            "unknown field",
+            "max_attempts",
+        ),
+        (lambda r: r["steps"][1].update(type="kubernets"), "steps[1].type", "is not one of", "kubernetes"),
+        (lambda r: r["steps"][1].update(action="scael"), "steps[1].action", "'scale'", None),
+        (lambda r: r["steps"][1].pop("type"), "steps[1].type", "field is required", None),
+        (lambda r: r["steps"][1].pop("deployment"), "steps[1].deployment", "field is required", None),
+        (lambda r: r["steps"][1].update(replicas="five"), "steps[1].replicas", "whole number", None),
+        (lambda r: r["steps"][1].update(replicas=-1), "steps[1].replicas", "from 0 to 100000", None),
+        (lambda r: r["steps"][2].update(url="ftp://x"), "steps[2].url", "http://", None),
+        (lambda r: r["steps"][2]["headers"].update(X=1), "steps[2].headers.X", "valid string", None),
+        (lambda r: r["steps"][0].update(message="{{ a"), "steps[0].message", "is not a template", None),
+        (lambda r: r["steps"][0].update(when="a >"), "steps[0].when", "is not a condition", None),
+        (lambda r: r["trigger"].update(condition="a >"), "trigger.condition", "is not a condition", None),
+        (lambda r: r["trigger"].update(condition="a" * 5000), "trigger.condition", "longer than", None),
+        (lambda r: r.update(trigger={}), "trigger", "match every anomaly", None),
+        (lambda r: r.update(steps=[]), "steps", "at least 1 item", None),
+        (lambda r: r.update(name="a b"), "name", "pattern", None),
+        (lambda r: r["steps"][0].update(approval_timeout_minutes=0), "steps[0].approval_timeout_minutes", "0", None),
+    ],
+)
+def test_a_refusal_names_path_problem_and_nearest_field(change, path, message, nearest):
+    (problem,) = refused(change).problems
+    assert problem.path == path
+    assert message in problem.message
+    assert problem.nearest == nearest
+
+
+def test_every_problem_is_told():
+    error = refused(lambda r: (r.update(stepz=1), r["steps"][0].pop("channel")))
+    assert str(error) == "steps[0].channel: field is required; stepz: unknown field (did you mean 'steps'?)"
+
+
+def test_templates_are_checked_wherever_they_stand():
+    error = refused(lambda r: r["steps"][2].update(body={"list": [{"deep": "{% if %}"}]}))
+    assert error.problems[0].path == "steps[2].body.list[0].deep"
+
+
+def test_depth_is_bounded():
+    nested = "x"
+    for _ in range(40):
+        nested = {"a": nested}
+    assert "nested deeper" in str(refused(lambda r: r["steps"][2].update(body=nested)))
+
+
+def test_numbers_may_come_as_templates_or_digits():
+    runbook = read_runbook({**PAGE, "steps": [scale(replicas="{{ 2 + 2 }}"), scale(replicas="7")]})
+    assert [step.replicas for step in runbook.steps] == ["{{ 2 + 2 }}", 7]
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None, "", "١", 100_001, "9999999999999"])
+def test_what_is_no_count(value):
+    with pytest.raises(RunbookRefused, match="whole number"):
+        read_runbook({**PAGE, "steps": [scale(replicas=value)]})
+
+
+def test_infinity_is_no_body():
+    with pytest.raises(RunbookRefused, match="finite"):
+        read_runbook({**PAGE, "steps": [http(body={"a": float("inf")})]})
+
+
+@pytest.mark.parametrize(
+    ("step", "policy"),
+    [
+        (scale(), "retry"),
+        (scale(on_unknown="attention"), "attention"),
+        (slack(), "attention"),
+        (http(), "attention"),
+        (http(method="PUT"), "retry"),
+    ],
+)
+def test_what_an_unknown_outcome_leads_to(step, policy):
+    assert read_runbook({**PAGE, "steps": [step]}).steps[0].unknown_policy == policy
