@@ -286,6 +286,7 @@ class Worker:
                 jwks_url=settings.api.jwks_url,
                 audience=settings.api.jwt_audience,
                 issuer=settings.api.jwt_issuer,
+                leeway_s=settings.api.jwt_leeway_s,
             ),
             limits=_limits(settings),
             readiness=readiness,

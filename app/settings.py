@@ -131,7 +131,9 @@ class WorkerSettings(Group):
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(env_prefix="RUNBOOKS_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RUNBOOKS_", env_nested_delimiter="__", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     data_dir: Path = Path(".run")
     runbooks_dir: Path | None = Path("runbooks")

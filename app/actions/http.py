@@ -1,12 +1,14 @@
 """Call an HTTP endpoint."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
 from app.actions.scene import Scene
 from app.clients.http import HttpAnswer
-from app.core.planning import ActionFailure, Outcome, Prepared
+from app.core.model import canonical
+from app.core.planning import OUTPUT_LIMIT, ActionFailure, Outcome, Prepared
 from app.core.runbook import HttpStep
 
 MANUAL = "an HTTP call cannot be taken back"
@@ -45,14 +47,18 @@ class HttpAction:
             body=secrets.resolve_json(tenant, step.body),
             timeout_s=step.timeout_seconds,
         )
-        kept = {name: value for name in KEPT_HEADERS if (value := answer.headers.get(name)) is not None}
-        output = secrets.mask_json(tenant, {"status": answer.status, "headers": {**kept}, "body": answer.body})
-        return _outcome(answer, output)
+        return _outcome(answer, scene)
 
 
-def _outcome(answer: HttpAnswer, output: JsonValue) -> Outcome:
+def _outcome(answer: HttpAnswer, scene: Scene) -> Outcome:
+    """2xx succeeded; all else failed.
+
+    An answered 5xx is failed, not unknown: the server spoke. It is temporary whatever the method, because the request
+    carried an Idempotency-Key; nothing is tried again unless the runbook asks for it.
+    """
+    output, truncated = _output(answer, scene)
     if 200 <= answer.status < 300:
-        return Outcome(outcome="succeeded", output=output, truncated=answer.truncated)
+        return Outcome(outcome="succeeded", output=output, truncated=truncated)
     temporary = answer.status in TRY_LATER or answer.status >= 500
     said = "redirects are not followed" if 300 <= answer.status < 400 else "not a success"
     error = ActionFailure(
@@ -60,4 +66,30 @@ def _outcome(answer: HttpAnswer, output: JsonValue) -> Outcome:
         temporary=temporary,
         delay_s=answer.retry_after_s(datetime.now(UTC)) if temporary else None,
     )
-    return Outcome(outcome="failed", output=output, error=error, truncated=answer.truncated)
+    return Outcome(outcome="failed", output=output, error=error, truncated=truncated)
+
+
+def _output(answer: HttpAnswer, scene: Scene) -> tuple[JsonValue, bool]:
+    """What is kept of an answer, masked and at most 64 KiB as JSON, and whether something was dropped."""
+    secrets, tenant = scene.clients.secrets, scene.tenant
+    kept = {name: value for name in KEPT_HEADERS if (value := answer.headers.get(name)) is not None}
+    headers = secrets.mask_json(tenant, {**kept})
+    cut = answer.truncated and isinstance(answer.body, str)
+    body = secrets.mask_cut(tenant, str(answer.body)) if cut else secrets.mask_json(tenant, answer.body)
+    around = _size({"status": answer.status, "headers": headers, "body": ""})
+    body, shortened = _fitted(body, OUTPUT_LIMIT - around)
+    return {"status": answer.status, "headers": headers, "body": body}, answer.truncated or shortened
+
+
+def _fitted(value: JsonValue, limit: int) -> tuple[JsonValue, bool]:
+    """The value if its JSON has at most ``limit`` bytes, else the beginning of it as text."""
+    if _size(value) <= limit:
+        return value, False
+    text = value if isinstance(value, str) else canonical(value)
+    while (size := _size(text)) > limit:
+        text = text[: len(text) * limit // (size + 1)]
+    return text, True
+
+
+def _size(value: JsonValue | Mapping[str, JsonValue]) -> int:
+    return len(canonical(value).encode())

@@ -33,7 +33,7 @@ class ScaleAction:
         kubernetes = scene.clients.kubernetes
         if (await kubernetes.read_scale(step.namespace, step.deployment)).replicas == wanted:
             return Outcome(outcome="succeeded", output={"replicas": wanted, "changed": False})
-        done = await kubernetes.set_scale(step.namespace, step.deployment, replicas=wanted, expected=before)
+        done = await kubernetes.set_scale(step.namespace, step.deployment, replicas=wanted, expected_replicas=before)
         return Outcome(outcome="succeeded", output={"replicas": done.replicas, "changed": True})
 
 
@@ -51,5 +51,6 @@ def _count(value: JsonValue) -> int:
 
 
 def _check_drift(expected: JsonValue, found: int, wanted: int) -> None:
+    """A count that is already the wanted one is no drift: an earlier attempt took effect and its answer was lost."""
     if expected is not None and found not in {_count(expected), wanted}:
-        raise PermanentError(f"it has drifted: the count is {found}, and this run left it at {_count(expected)}")
+        raise PermanentError(f"it has drifted: the count is {found}, and this execution left it at {_count(expected)}")

@@ -22,4 +22,4 @@ class SlackAction:
     async def apply(self, step: SlackStep, plan: Prepared, scene: Scene) -> Outcome:  # noqa: ARG002 - the protocol's
         """Post it, escaped so that event text can neither mention nor link."""
         message = await scene.clients.slack.post_message(step.channel, escape(step.message))
-        return Outcome(outcome="succeeded", output={"channel": message.channel, "ts": message.ts})
+        return Outcome(outcome="succeeded", output={"channel": message.channel_id, "ts": message.ts})

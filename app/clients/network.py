@@ -7,7 +7,6 @@ name server changes nothing.
 import ipaddress
 import socket
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -16,9 +15,30 @@ from aiohttp.resolver import ThreadedResolver
 from app.core.errors import PermanentError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-SHARED = ipaddress.ip_network("100.64.0.0/10")
-METADATA = frozenset(map(ipaddress.ip_address, ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NEVER = "are never reached"
+NO_LOOPBACK = "loopback addresses are not allowed (RUNBOOKS_NETWORK__ALLOW_LOOPBACK)"
+NO_PRIVATE = "private addresses are not allowed (RUNBOOKS_NETWORK__ALLOW_PRIVATE)"
+
+
+def _networks(*texts: str) -> tuple[Network, ...]:
+    return tuple(map(ipaddress.ip_network, texts))
+
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+PRIVATE = _networks("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+METADATA = _networks(  # where clouds keep credentials outside the link-local ranges
+    "100.100.100.200/32",  # Alibaba
+    "168.63.129.16/32",  # Azure
+    "192.0.0.192/32",  # Oracle
+    "fd00:ec2::/32",  # AWS
+    "fd20:ce::254/128",  # Google
+)
+RESERVED = _networks(
+    "64:ff9b:1::/48",  # RFC 8215: may carry any IPv4 address, and at which bits is not known
+    "fec0::/10",  # RFC 3879: site-local, deprecated, which Python does not count among the reserved
+)
 
 
 class AddressRefused(OSError):
@@ -35,17 +55,17 @@ class NetworkPolicy:
     def why_not(self, text: str) -> str | None:
         """Why an address may not be reached; None when it may."""
         address = _inner(ipaddress.ip_address(text.split("%", maxsplit=1)[0]))
-        if address in METADATA or address.is_link_local:
-            return "link-local and metadata addresses are never reached"
-        if address.is_loopback:
-            return (
-                None if self.allow_loopback else "loopback addresses are not allowed (RUNBOOKS_NETWORK__ALLOW_LOOPBACK)"
-            )
+        if address.is_link_local or _within(address, METADATA):
+            return f"link-local and metadata addresses {NEVER}"
         if address.is_multicast or address.is_unspecified:
-            return "multicast and unspecified addresses are never reached"
-        if address.is_private or (address.version == 4 and address in SHARED):
-            return None if self.allow_private else "private addresses are not allowed (RUNBOOKS_NETWORK__ALLOW_PRIVATE)"
-        return "reserved addresses are never reached" if address.is_reserved else None
+            return f"multicast and unspecified addresses {NEVER}"
+        if address.is_loopback:
+            return None if self.allow_loopback else NO_LOOPBACK
+        if _within(address, PRIVATE):
+            return None if self.allow_private else NO_PRIVATE
+        # Python calls "private" whatever is not global; what is left of it here is reserved for something else
+        reserved = address.is_reserved or not address.is_global or _within(address, RESERVED)
+        return f"reserved addresses {NEVER}" if reserved else None
 
     def check_literal(self, host: str) -> None:
         """Judge a host that is an address itself.
@@ -58,6 +78,10 @@ class NetworkPolicy:
             return
         if reason is not None:
             raise PermanentError(f"{host} is refused: {reason}")
+
+
+def _within(address: Address, networks: tuple[Network, ...]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _inner(address: Address) -> Address:
@@ -86,10 +110,12 @@ class JudgingResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The allowed addresses; raises AddressRefused when there is none."""
+        """The allowed addresses, at least one; raises OSError without any, AddressRefused without an allowed one."""
         found = await self._inner.resolve(host, port, family)
         allowed = [one for one in found if self._policy.why_not(one["host"]) is None]
-        if found and not allowed:
+        if not found:
+            raise OSError(f"{host} has no address")
+        if not allowed:
             raise AddressRefused(f"{host} is {found[0]['host']}: {self._policy.why_not(found[0]['host'])}")
         return allowed
 
@@ -99,18 +125,25 @@ class JudgingResolver(AbstractResolver):
 
 
 class JudgingConnector(aiohttp.TCPConnector):
-    """A connector that also judges hosts given as addresses, which need no resolver."""
+    """A connector that judges every address once more when its socket is made: an address in a URL needs no resolver.
+
+    No connection is used twice: one that the server is just closing would make an outcome unknown without need.
+    """
 
     def __init__(self, policy: NetworkPolicy, resolver: AbstractResolver | None = None) -> None:
         """Connect under the policy; names are never cached beyond one connection."""
-        super().__init__(resolver=JudgingResolver(policy, resolver), use_dns_cache=False, limit=128)
-        self._policy = policy
+        super().__init__(
+            resolver=JudgingResolver(policy, resolver),
+            use_dns_cache=False,
+            limit=128,
+            force_close=True,
+            socket_factory=lambda where: _socket(policy, where),
+        )
 
-    async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:
-        try:
-            reason = self._policy.why_not(host)
-        except ValueError:
-            reason = None
-        if reason is not None:
-            raise AddressRefused(f"{host} is refused: {reason}")
-        return await super()._resolve_host(host, port, traces)
+
+def _socket(policy: NetworkPolicy, where: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, address = where
+    reason = policy.why_not(str(address[0]))
+    if reason is not None:
+        raise AddressRefused(f"{address[0]} is refused: {reason}")
+    return socket.socket(family, kind, protocol)

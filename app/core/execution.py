@@ -184,8 +184,12 @@ class Execution(Frozen):
 
     @property
     def holds_slot(self) -> bool:
-        """Whether it counts against max_concurrent_runbooks: a check that waits and a dry run do not."""
-        waits = self.status in {Status.queued, Status.verifying}
+        """Whether it counts against max_concurrent_runbooks.
+
+        A dry run does not, nor one that waits for a metric or for a person's word about an unknown outcome: three
+        lost workers must not stop all that comes after them. What goes on from there waits for no slot again.
+        """
+        waits = self.status in {Status.queued, Status.verifying, Status.attention}
         return not (self.terminal or waits or self.request.dry_run)
 
     @property

@@ -1,52 +1,98 @@
 """Opening the read model's database and bringing its tables up to date."""
 
+import asyncio
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from alembic.util.exc import CommandError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.errors import ConfigurationError
 
 MIGRATION_LOCK = 0x1F5A6E  # any number that only we use as a PostgreSQL advisory lock
 BUSY_TIMEOUT_MS = 10_000
+MIGRATION_TIMEOUT_S = 30.0
+RETRY_S = 0.05
+PRIMARY_CODE = 0xFF  # the low byte of an extended result code of SQLite
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+DATABASE_ERRORS = (SQLAlchemyError, OSError)
+"""What a database that is gone, starting or busy raises; trying again may help."""
 
 
 async def open_database(url: str) -> AsyncEngine:
-    """Connect and migrate.
+    """Connect and migrate; ``sqlite`` and ``postgresql`` stand for the drivers that we use.
 
     Raises ConfigurationError when the URL is wrong or the database does not answer.
     """
+    parsed = _parsed(url)
+    engine = _engine(parsed)
     try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("RUNBOOKS_HISTORY__URL is not a database URL") from error
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(parsed)
-        sa.event.listen(engine.sync_engine, "connect", _tune_sqlite)
-    else:
-        engine = create_async_engine(parsed, pool_pre_ping=True)
-    try:
+        _make_folder(parsed)
         await migrate(engine)
-    except (OSError, SQLAlchemyError) as error:
+    except (*DATABASE_ERRORS, CommandError) as error:
         await engine.dispose()
         shown = parsed.render_as_string(hide_password=True)
         raise ConfigurationError(f"the history database {shown} cannot be used: {error}") from error
     return engine
 
 
+def _engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_pre_ping=True)
+    engine = create_async_engine(url)
+    sa.event.listen(engine.sync_engine, "connect", _tune_sqlite)
+    return engine
+
+
+def _make_folder(url: URL) -> None:
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("RUNBOOKS_HISTORY__URL is not a database URL") from None
+    parsed = parsed.set(drivername=DRIVERS.get(parsed.drivername, parsed.drivername))
+    if parsed.drivername not in DRIVERS.values():
+        known = " or ".join(sorted(set(DRIVERS.values())))
+        raise ConfigurationError(f"RUNBOOKS_HISTORY__URL starts with {parsed.drivername}: use {known}")
+    return parsed
+
+
 async def migrate(engine: AsyncEngine) -> None:
-    """Bring the tables to the newest revision; two workers may do so at once."""
+    """Bring the tables to the newest revision; several workers may do so at once."""
+    deadline = time.monotonic() + MIGRATION_TIMEOUT_S
+    while True:
+        try:
+            return await _migrate_once(engine)
+        except OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(RETRY_S)
+
+
+def _is_busy(error: OperationalError) -> bool:
+    """Whether it is SQLite's "database is locked": switching a new file to WAL does not wait for who does the same."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return bool(code & PRIMARY_CODE == sqlite3.SQLITE_BUSY)
+
+
+async def _migrate_once(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         else:
+            await connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
         await connection.run_sync(_upgrade)
 
@@ -60,6 +106,6 @@ def _upgrade(connection: sa.Connection) -> None:
 
 def _tune_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=NORMAL"):
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -1,12 +1,13 @@
 """Folding a batch of the log into rows: the pure part of the projector."""
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.core.events import Event
 from app.core.execution import Execution
 from app.core.lifecycle import evolve
-from app.history.schema import microseconds
+from app.history.schema import MAX_BIGINT, microseconds, searchable
 
 
 class Happened(NamedTuple):
@@ -16,13 +17,17 @@ class Happened(NamedTuple):
     event: Event
 
 
-def fold(known: Mapping[str, Execution], happened: Iterable[Happened]) -> dict[tuple[str, int], Execution]:
-    """The runs that these events changed, in their last state, by (execution_id, run).
+Runs = dict[tuple[str, int], Execution]
+"""States by execution_id and run."""
+
+
+def fold(known: Mapping[str, Execution], happened: Iterable[Happened]) -> Runs:
+    """The runs that these events changed, in their last state and in the order they were first changed.
 
     known: the latest run of every execution that the events name and that there was before.
     """
     latest = dict(known)
-    changed: dict[tuple[str, int], Execution] = {}
+    changed: Runs = {}
     for offset, event in happened:
         before = latest.get(event.execution_id)
         if before is not None and before.tenant != event.tenant:
@@ -34,18 +39,37 @@ def fold(known: Mapping[str, Execution], happened: Iterable[Happened]) -> dict[t
     return changed
 
 
+def latest_of(changed: Runs) -> dict[str, Execution]:
+    """The latest run of each execution among these."""
+    return {execution_id: state for (execution_id, _), state in sorted(changed.items(), key=lambda item: item[0][1])}
+
+
 def row_of(execution: Execution, partition: int) -> dict[str, Any]:
     """A row of the table ``executions``."""
+    request = execution.request
     return {
-        "execution_id": execution.execution_id,
+        "execution_id": searchable(execution.execution_id),
         "run": execution.run,
         "tenant": execution.tenant,
         "partition": partition,
-        "service_id": execution.service_id,
-        "runbook_name": execution.runbook.name,
+        "service_id": _searchable(execution.service_id),
+        "runbook_name": request.runbook.name,
+        "runbook_version": min(request.runbook_version, MAX_BIGINT),
+        "trigger_anomaly_id": _searchable(request.anomaly.anomaly_id if request.anomaly else None),
         "status": execution.status.value,
-        "dry_run": execution.request.dry_run,
+        "dry_run": request.dry_run,
         "terminal": execution.terminal,
-        "requested_us": microseconds(execution.request.at),
+        "requested_us": microseconds(request.at),
+        "started_us": _microseconds(execution.started_at),
+        "finished_us": _microseconds(execution.finished_at),
+        "last_offset": execution.last_offset,
         "state": execution.model_dump_json(),
     }
+
+
+def _searchable(text: str | None) -> str | None:
+    return None if text is None else searchable(text)
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else microseconds(moment)

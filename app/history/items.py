@@ -151,9 +151,10 @@ def _step(execution: Execution, index: int, state: StepState) -> StepItem:
 
 
 def _attempts(state: StepState) -> int:
-    """How often it was tried: what failed, and what is or ended otherwise."""
-    trying = state.status in {"started", "succeeded", "planned"}
-    return state.failures + (1 if trying else 0)
+    """How often it was tried: what failed, and what is tried or ended otherwise."""
+    unclear = state.status == "unknown" and state.finished_at is None  # it waits for a person and is no failure yet
+    counted = unclear or state.status in {"started", "succeeded", "planned"}
+    return state.failures + (1 if counted else 0)
 
 
 def _plan(plan: Prepared) -> PlanItem:

@@ -7,32 +7,23 @@ may hold a partition for a moment during a rebalance; the one whose offset has m
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
-from prometheus_client import CollectorRegistry, Counter
-from sqlalchemy.exc import SQLAlchemyError
+from prometheus_client import CollectorRegistry
 
-from app.core.errors import RecordRefused
-from app.core.events import read_event
-from app.core.execution import Execution
-from app.history.folding import Happened, fold, row_of
+from app.history.database import DATABASE_ERRORS
+from app.history.projection import Place, Projection, Record
 from app.history.store import OffsetMoved, Store
 
 BATCH_RECORDS = 2000
 FETCH_MS = 200
-RETRY_S = 1.0
-MAX_REMEMBERED = 50_000
+RETRY_S, MAX_RETRY_S = 0.2, 5.0
+COMMIT_TIMEOUT_S = 2.0
+NOT_OWNED = -1
 logger = logging.getLogger(__name__)
-
-
-class Record(NamedTuple):
-    """One record as it was read."""
-
-    offset: int
-    value: bytes | None
 
 
 class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -47,133 +38,125 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         registry: CollectorRegistry,
     ) -> None:
         """Keep the parts; consumer_arguments say how to connect."""
-        self._store = store
+        self._projection = Projection(store, registry)
         self._topic = topic
         self._arguments = dict(consumer_arguments)
         self._group_id = group_id
-        self._next: dict[int, int] = {}
-        self._latest: dict[int, dict[str, Execution]] = {}
+        self._places: dict[int, Place] = {}
+        self._unloaded: set[int] = set()
         self._consumer: AIOKafkaConsumer | None = None
-        self.started = asyncio.Event()
-        self._projected = Counter(
-            "runbooks_projected_events", "Records of the log folded into the database.", registry=registry
-        )
-        self._unreadable = Counter(
-            "runbooks_projector_unreadable", "Records of the log that could not be read.", registry=registry
-        )
+        self._moved = asyncio.Condition()
+        self._retry_s = RETRY_S
+
+    def position(self, partition: int) -> int:
+        """The first offset that is not folded yet; NOT_OWNED for a partition that another worker projects."""
+        place = self._places.get(partition)
+        return NOT_OWNED if place is None else place.next_offset
+
+    async def wait_for(self, partition: int, offset: int, timeout_s: float) -> bool:
+        """Whether this worker has folded the record at an offset, waiting for it at most timeout_s seconds."""
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.position(partition) > offset)
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
-        """Project until cancelled."""
+        """Project until cancelled; a broker or a database that is gone is waited for."""
+        while True:
+            try:
+                await self._consume()
+            except KafkaError as error:
+                logger.warning("log_unreachable", extra={"error": repr(error)})
+                await self._wait_before_retry()
+
+    async def _consume(self) -> None:
         consumer = AIOKafkaConsumer(
             **self._arguments, group_id=self._group_id, enable_auto_commit=False, auto_offset_reset="earliest"
         )
         self._consumer = consumer
         consumer.subscribe([self._topic], listener=self)
-        await consumer.start()
         try:
+            await consumer.start()
             while True:
+                await self._load_assigned()
                 batches = await consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH_RECORDS)
-                records = {
-                    place.partition: [Record(one.offset, one.value) for one in found]
-                    for place, found in batches.items()
-                }
-                await self._project_safely({number: some for number, some in records.items() if number in self._next})
-                self.started.set()
+                await self._project({at.partition: [Record(r.offset, r.value) for r in batches[at]] for at in batches})
         finally:
             await consumer.stop()
+            self._places.clear()
+            self._unloaded.clear()
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Forget them."""
-        for place in revoked:
-            self._next.pop(place.partition, None)
-            self._latest.pop(place.partition, None)
+        """Forget them; a batch that is being written keeps its places, and they are nobody's any more."""
+        for at in revoked:
+            self._places.pop(at.partition, None)
+            self._unloaded.discard(at.partition)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """Go on where the database stands."""
-        for place in assigned:
-            await self._load(place.partition)
+        """Have them loaded by the loop: a rebalance must not wait for a database."""
+        self._unload(at.partition for at in assigned)
 
-    async def _load(self, partition: int) -> None:
+    def _unload(self, partitions: Iterable[int]) -> None:
         assert self._consumer is not None
-        while True:
-            try:
-                start = await self._store.next_offset(partition)
-                live = await self._store.live(partition)
-            except (SQLAlchemyError, OSError) as error:
-                logger.warning("history_unreachable", extra={"error": repr(error)})
-                await asyncio.sleep(RETRY_S)
-            else:
-                break
-        self._next[partition] = start
-        self._latest[partition] = {execution.execution_id: execution for execution in live}
-        self._consumer.seek(TopicPartition(self._topic, partition), start)
+        for partition in partitions:
+            self._places.pop(partition, None)
+            self._unloaded.add(partition)
+            self._consumer.pause(TopicPartition(self._topic, partition))
 
-    async def _project_safely(self, batches: Mapping[int, list[Record]]) -> None:
-        """Project a batch; what goes wrong is tried again from where the database stands."""
-        if not any(batches.values()):
-            return
+    async def _load_assigned(self) -> None:
+        """Go on where the database stands with every partition that is new, or whose batch went wrong."""
         try:
-            await self._project(batches)
-        except OffsetMoved as moved:
-            logger.info("projection_moved", extra={"why": str(moved)})
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("history_unreachable", extra={"error": repr(error)})
-            await asyncio.sleep(RETRY_S)
-        else:
-            return
-        for partition in batches:
-            await self._load(partition)
+            for partition in sorted(self._unloaded):
+                self._take(await self._projection.load(partition))
+        except DATABASE_ERRORS as error:
+            await self._database_failed(error)
+
+    def _take(self, place: Place) -> None:
+        assert self._consumer is not None
+        if place.partition not in self._unloaded:
+            return  # it was taken away meanwhile
+        at = TopicPartition(self._topic, place.partition)
+        self._consumer.seek(at, place.next_offset)
+        self._consumer.resume(at)
+        self._unloaded.discard(place.partition)
+        self._places[place.partition] = place
 
     async def _project(self, batches: Mapping[int, list[Record]]) -> None:
-        rows: list[dict[str, Any]] = []
-        offsets: dict[int, tuple[int, int]] = {}
-        folded: dict[int, dict[str, Execution]] = {}
-        for partition, records in batches.items():
-            fresh = [record for record in records if record.offset >= self._next[partition]]
-            if not fresh:
-                continue
-            changed = await self._fold(partition, list(self._readable(fresh)))
-            rows += [row_of(execution, partition) for execution in changed.values()]
-            folded[partition] = {execution.execution_id: execution for execution in changed.values()}
-            offsets[partition] = (self._next[partition], fresh[-1].offset + 1)
-        if not offsets:
+        """Project what was read; when that goes wrong, have its partitions loaded again."""
+        read = [(self._places[number], records) for number, records in batches.items() if number in self._places]
+        try:
+            ends = await self._projection.project(read)
+        except OffsetMoved as moved:
+            logger.info("projection_moved", extra={"why": str(moved)})
+        except DATABASE_ERRORS as error:
+            await self._database_failed(error)
+        else:
+            await self._told(ends)
             return
-        await self._store.write(rows, offsets)
-        for partition, (_, end) in offsets.items():
-            self._next[partition] = end
-            self._remember(partition, folded[partition])
-        self._projected.inc(sum(len(records) for records in batches.values()))
-        await self._commit(offsets)
+        self._unload(place.partition for place, _ in read if self._places.get(place.partition) is place)
 
-    async def _fold(self, partition: int, happened: list[Happened]) -> dict[tuple[str, int], Execution]:
-        known = self._latest[partition]
-        unknown = sorted({one.event.execution_id for one in happened} - known.keys())
-        return fold(known | await self._store.latest(unknown) if unknown else known, happened)
+    async def _told(self, ends: Mapping[int, int]) -> None:
+        if ends:
+            self._retry_s = RETRY_S
+            async with self._moved:
+                self._moved.notify_all()
+            await self._commit(ends)
 
-    def _readable(self, records: Iterable[Record]) -> Iterable[Happened]:
-        for record in records:
-            try:
-                yield Happened(record.offset, read_event(record.value))
-            except RecordRefused as error:
-                self._unreadable.inc()
-                logger.warning("event_refused", extra={"offset": record.offset, "error": str(error)})
-
-    def _remember(self, partition: int, changed: Mapping[str, Execution]) -> None:
-        """Keep the live ones; ended ones are read again in the rare case that one is named again."""
-        latest = self._latest[partition]
-        for execution_id, execution in changed.items():
-            if execution.terminal:
-                latest.pop(execution_id, None)
-            else:
-                latest[execution_id] = execution
-        if len(latest) > MAX_REMEMBERED:
-            latest.clear()
-
-    async def _commit(self, offsets: Mapping[int, tuple[int, int]]) -> None:
+    async def _commit(self, ends: Mapping[int, int]) -> None:
         """Tell Kafka too, for those who watch the lag of the group; nothing of ours reads it."""
         assert self._consumer is not None
-        places = {TopicPartition(self._topic, partition): end for partition, (_, end) in offsets.items()}
         try:
-            await self._consumer.commit(places)
-        except KafkaError as error:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await self._consumer.commit({TopicPartition(self._topic, number): end for number, end in ends.items()})
+        except (KafkaError, TimeoutError) as error:
             logger.debug("lag_not_committed", extra={"error": repr(error)})
+
+    async def _database_failed(self, error: Exception) -> None:
+        logger.warning("history_unreachable", extra={"error": repr(error)})
+        await self._wait_before_retry()
+
+    async def _wait_before_retry(self) -> None:
+        await asyncio.sleep(self._retry_s)
+        self._retry_s = min(MAX_RETRY_S, self._retry_s * 2)

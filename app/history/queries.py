@@ -2,9 +2,10 @@
 
 import base64
 import binascii
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -13,9 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.core.errors import Problem, Refused
 from app.core.execution import Execution
 from app.history.items import HistoryItem, item_of
-from app.history.schema import EXECUTIONS, microseconds
+from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
 
 MAX_LIMIT = 200
+NOT_OURS = Problem("cursor", "is not a cursor of this API: use next_cursor as it was given")
+
+ORDER = (EXECUTIONS.c.requested_us, EXECUTIONS.c.execution_id, EXECUTIONS.c.run)
+"""What tells any two rows of a tenant apart; pages go down it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,10 @@ class HistoryQueries:
             table.tenant == tenant, *_clauses(wanted)
         )
         if cursor is not None:
-            place = sa.tuple_(table.requested_us, table.execution_id, table.run)
-            query = query.where(place < sa.tuple_(*(sa.literal(part) for part in _read_cursor(cursor))))
-        query = query.order_by(table.requested_us.desc(), table.execution_id.desc(), table.run.desc()).limit(limit + 1)
+            given = zip(ORDER, _read_cursor(cursor), strict=True)
+            after = sa.tuple_(*(sa.literal(part, column.type) for column, part in given))
+            query = query.where(sa.tuple_(*ORDER) < after)
+        query = query.order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query)).all()
         items = [item_of(Execution.model_validate_json(row.state)) for row in rows[:limit]]
@@ -67,7 +73,7 @@ class HistoryQueries:
         """The latest run of an execution; None when the tenant has no such one."""
         query = (
             sa.select(EXECUTIONS.c.state)
-            .where(EXECUTIONS.c.execution_id == execution_id, EXECUTIONS.c.tenant == tenant)
+            .where(EXECUTIONS.c.execution_id == searchable(execution_id), EXECUTIONS.c.tenant == tenant)
             .order_by(EXECUTIONS.c.run.desc())
             .limit(1)
         )
@@ -75,18 +81,30 @@ class HistoryQueries:
             state = (await connection.execute(query)).scalar()
         return None if state is None else Execution.model_validate_json(state)
 
+    async def item(self, tenant: str, execution_id: str) -> HistoryItem | None:
+        """The history's entry of the latest run of an execution; None when the tenant has no such one."""
+        execution = await self.get(tenant, execution_id)
+        return None if execution is None else item_of(execution)
 
-def _clauses(wanted: HistoryFilter) -> list[sa.ColumnElement[bool]]:
+    async def counts_by_status(self) -> dict[str, int]:
+        """How many runs of all tenants stand at each status; a status that none stands at is left out."""
+        query = sa.select(EXECUTIONS.c.status, sa.func.count()).group_by(EXECUTIONS.c.status)
+        async with self._engine.connect() as connection:
+            return {row.status: row[1] for row in await connection.execute(query)}
+
+
+def _clauses(wanted: HistoryFilter) -> Iterator[sa.ColumnElement[bool]]:
     table = EXECUTIONS.c
-    given: list[tuple[Any, sa.ColumnElement[bool]]] = [
-        (wanted.service_id, table.service_id == wanted.service_id),
-        (wanted.runbook_name, table.runbook_name == wanted.runbook_name),
-        (wanted.status, table.status == wanted.status),
-        (wanted.dry_run, table.dry_run == wanted.dry_run),
-        (wanted.since, table.requested_us >= (microseconds(wanted.since) if wanted.since else 0)),
-        (wanted.until, table.requested_us < (microseconds(wanted.until) if wanted.until else 0)),
-    ]
-    return [clause for value, clause in given if value is not None]
+    texts = ((table.service_id, wanted.service_id), (table.runbook_name, wanted.runbook_name))
+    yield from (column == searchable(text) for column, text in texts if text is not None)
+    if wanted.status is not None:
+        yield table.status == searchable(wanted.status)
+    if wanted.dry_run is not None:
+        yield table.dry_run == wanted.dry_run
+    if wanted.since is not None:
+        yield table.requested_us >= microseconds(wanted.since)
+    if wanted.until is not None:
+        yield table.requested_us < microseconds(wanted.until)
 
 
 def _write_cursor(*place: object) -> str:
@@ -98,7 +116,15 @@ def _read_cursor(cursor: str) -> tuple[int, str, int]:
         padded = cursor + "=" * (-len(cursor) % 4)
         requested_us, execution_id, run = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, TypeError):
-        raise Refused([Problem("cursor", "is not a cursor of this API: use next_cursor as it was given")]) from None
-    if not (type(requested_us) is int and type(execution_id) is str and type(run) is int):
-        raise Refused([Problem("cursor", "is not a cursor of this API: use next_cursor as it was given")])
+        raise Refused([NOT_OURS]) from None
+    if not (_is_bigint(requested_us) and _is_searchable(execution_id) and _is_bigint(run)):
+        raise Refused([NOT_OURS])
     return requested_us, execution_id, run
+
+
+def _is_bigint(part: object) -> bool:
+    return type(part) is int and abs(part) <= MAX_BIGINT
+
+
+def _is_searchable(part: object) -> bool:
+    return isinstance(part, str) and searchable(part) == part

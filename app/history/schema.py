@@ -1,6 +1,7 @@
 """The tables: one row a run of an execution, and how far each partition of the log has been folded.
 
-Times are microseconds since the epoch, so that they order and compare the same on every database.
+Times are microseconds since the epoch, so that they order and compare the same on every database. The column
+``state`` is the truth; the others are for finding it.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,8 @@ import sqlalchemy as sa
 
 METADATA = sa.MetaData()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MAX_SEARCHED = 200  # characters: three such columns still fit into an index entry of PostgreSQL (2704 bytes)
+MAX_BIGINT = 2**63 - 1
 
 EXECUTIONS = sa.Table(
     "executions",
@@ -19,15 +22,20 @@ EXECUTIONS = sa.Table(
     sa.Column("partition", sa.Integer, nullable=False),
     sa.Column("service_id", sa.Text),
     sa.Column("runbook_name", sa.Text, nullable=False),
+    sa.Column("runbook_version", sa.BigInteger, nullable=False),
+    sa.Column("trigger_anomaly_id", sa.Text),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("dry_run", sa.Boolean, nullable=False),
     sa.Column("terminal", sa.Boolean, nullable=False),
     sa.Column("requested_us", sa.BigInteger, nullable=False),
+    sa.Column("started_us", sa.BigInteger),
+    sa.Column("finished_us", sa.BigInteger),
+    sa.Column("last_offset", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Index("executions_by_time", "tenant", "requested_us", "execution_id"),
-    sa.Index("executions_by_service", "tenant", "service_id", "requested_us", "execution_id"),
-    sa.Index("executions_by_runbook", "tenant", "runbook_name", "requested_us", "execution_id"),
-    sa.Index("executions_by_status", "tenant", "status", "requested_us", "execution_id"),
+    sa.Index("executions_by_time", "tenant", "requested_us", "execution_id", "run"),
+    sa.Index("executions_by_service", "tenant", "service_id", "requested_us", "execution_id", "run"),
+    sa.Index("executions_by_runbook", "tenant", "runbook_name", "requested_us", "execution_id", "run"),
+    sa.Index("executions_by_status", "tenant", "status", "requested_us", "execution_id", "run"),
     sa.Index("executions_live", "partition", "terminal"),
 )
 
@@ -43,3 +51,8 @@ OFFSETS = sa.Table(
 def microseconds(moment: datetime) -> int:
     """A moment as microseconds since the epoch."""
     return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def searchable(text: str) -> str:
+    """A text as it stands in a searched column: PostgreSQL takes no NUL, and no index takes any length."""
+    return text[:MAX_SEARCHED].replace("\x00", "\ufffd")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,10 +10,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.execution import Execution
-from app.history.schema import EXECUTIONS, OFFSETS
+from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
 POLL_S = 0.02
+CHANGING = ("status", "terminal", "started_us", "finished_us", "last_offset", "state")
 
 
 class OffsetMoved(Exception):
@@ -28,6 +29,7 @@ class Store:
         self._engine = engine
         self._topic = topic
         self._insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._upsert = self._make_upsert()
 
     async def next_offset(self, partition: int) -> int:
         """The first offset of the partition that is not folded yet; 0 when nothing is."""
@@ -35,26 +37,35 @@ class Store:
         async with self._engine.connect() as connection:
             return int((await connection.execute(query)).scalar() or 0)
 
-    async def live(self, partition: int) -> list[Execution]:
-        """The executions of a partition that have not ended."""
-        query = sa.select(EXECUTIONS.c.state).where(
-            EXECUTIONS.c.partition == partition, EXECUTIONS.c.terminal.is_(False)
+    async def live(self, partition: int, at_most: int) -> list[Execution]:
+        """The executions of a partition that have not ended, not more than at_most of them."""
+        query = (
+            sa.select(EXECUTIONS.c.state)
+            .where(EXECUTIONS.c.partition == partition, EXECUTIONS.c.terminal.is_(False))
+            .limit(at_most)
         )
         async with self._engine.connect() as connection:
             return [Execution.model_validate_json(state) for state in (await connection.execute(query)).scalars()]
 
-    async def latest(self, execution_ids: Sequence[str]) -> dict[str, Execution]:
-        """The latest run of each of these executions that is known."""
+    async def latest(self, partition: int, execution_ids: Iterable[str]) -> dict[str, Execution]:
+        """The latest run of each of these executions that the partition knows."""
+        wanted = [searchable(execution_id) for execution_id in execution_ids]
         found: dict[str, Execution] = {}
+        if not wanted:
+            return found
         async with self._engine.connect() as connection:
-            for start in range(0, len(execution_ids), CHUNK):
+            for start in range(0, len(wanted), CHUNK):
                 query = (
-                    sa.select(EXECUTIONS.c.execution_id, EXECUTIONS.c.state)
-                    .where(EXECUTIONS.c.execution_id.in_(execution_ids[start : start + CHUNK]))
+                    sa.select(EXECUTIONS.c.state)
+                    .where(
+                        EXECUTIONS.c.execution_id.in_(wanted[start : start + CHUNK]),
+                        EXECUTIONS.c.partition == partition,
+                    )
                     .order_by(EXECUTIONS.c.run)
                 )
-                for execution_id, state in await connection.execute(query):
-                    found[execution_id] = Execution.model_validate_json(state)
+                for state in (await connection.execute(query)).scalars():
+                    execution = Execution.model_validate_json(state)
+                    found[execution.execution_id] = execution
         return found
 
     async def write(self, rows: Sequence[dict[str, Any]], offsets: Mapping[int, tuple[int, int]]) -> None:
@@ -63,10 +74,10 @@ class Store:
         Raises OffsetMoved when a partition does not stand at its first offset any more.
         """
         async with self._engine.begin() as connection:
-            for partition, (start, end) in offsets.items():
+            for partition, (start, end) in sorted(offsets.items()):  # in one order: two writers never wait crosswise
                 await self._move(connection, partition, start, end)
-            for start in range(0, len(rows), CHUNK):
-                await connection.execute(self._upsert(), rows[start : start + CHUNK])
+            for first in range(0, len(rows), CHUNK):
+                await connection.execute(self._upsert, rows[first : first + CHUNK])
 
     async def _move(self, connection: AsyncConnection, partition: int, start: int, end: int) -> None:
         place = (OFFSETS.c.topic == self._topic, OFFSETS.c.partition == partition)
@@ -80,16 +91,18 @@ class Store:
         if inserted is None or inserted.rowcount != 1:
             raise OffsetMoved(f"partition {partition} is not at {start}")
 
-    def _upsert(self) -> Any:
+    def _make_upsert(self) -> Any:
+        """Insert, or change the row of the very same run: never that of another tenant that used its id."""
         insert = self._insert(EXECUTIONS)
-        changing = ("status", "terminal", "state")
+        new = insert.excluded
         return insert.on_conflict_do_update(
             index_elements=[EXECUTIONS.c.execution_id, EXECUTIONS.c.run],
-            set_={name: insert.excluded[name] for name in changing},
+            set_={name: new[name] for name in CHANGING},
+            where=(EXECUTIONS.c.tenant == new.tenant) & (EXECUTIONS.c.partition == new.partition),
         )
 
     async def projected(self, partition: int, offset: int, timeout_s: float) -> bool:
-        """Whether the record at an offset is folded, waiting for it at most timeout_s seconds."""
+        """Whether the record at an offset is folded, by whichever worker, waiting for it at most timeout_s seconds."""
         deadline = time.monotonic() + timeout_s
         while await self.next_offset(partition) <= offset:
             if time.monotonic() >= deadline:

@@ -77,7 +77,11 @@ class Advancer:
         self._count(happened, evolved)
         if evolved.refusal is None and isinstance(evolved.execution, Execution):
             self._keep(message.partition, evolved.execution)
-        deliveries = await self._send_due(evolved.execution) if isinstance(evolved.execution, Execution) else []
+        deliveries: list[Delivery] = []
+        if isinstance(evolved.execution, Execution):
+            # Also after an event that changed nothing: a timer that came too early must be set again.
+            self.timers.arm(evolved.execution)
+            deliveries = await self._send_due(evolved.execution)
         self._drop_expired(message.partition)
         return deliveries + await self._table.send_changes(self._publisher)
 
@@ -85,7 +89,6 @@ class Advancer:
         state = execution.marker() if execution.terminal else execution
         self.index.put(partition, state)
         self._table[execution.execution_id] = row_of(partition, state)
-        self.timers.arm(execution)
         if execution.terminal:
             self._sent.pop(execution.execution_id, None)
             self._figures.executions.labels(execution.status).inc()

@@ -17,6 +17,7 @@ from app.streams.matching import AnomalyMatcher
 from app.streams.receipts import Receipts
 from app.streams.tables import DeferredTable
 from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS
+from app.streams.transport import QuickTransport
 
 UNSETTLED_LIMIT = 4000
 COMMIT_INTERVAL_S = 1.0
@@ -40,7 +41,7 @@ class StreamSettings:
 
 def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.App:
     """The application without agents; nothing connects before it is started."""
-    return faust.App(
+    app = faust.App(
         settings.group_id,
         **connection.faust_arguments(),
         datadir=str(settings.data_dir),
@@ -59,6 +60,8 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
         stream_recovery_delay=0.0,
         processing_guarantee="at_least_once",
     )
+    app.transport = QuickTransport.of(app)
+    return app
 
 
 def declare_table(app: faust.App, name: str, partitions: int) -> DeferredTable:

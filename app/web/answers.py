@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal, Self
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from app.core.catalog import Definition
 from app.core.errors import Problem
@@ -28,7 +28,7 @@ class ProblemDocument(Shown):
     title: str
     status: int
     detail: str
-    problems: list[ProblemItem] = []
+    problems: list[ProblemItem] = Field(default_factory=list)
 
 
 class Accepted(Shown):

@@ -3,19 +3,20 @@
 from aiohttp import web
 
 from app.web.auth import auth_middleware
-from app.web.operations import DESCRIPTION, description_bytes, watched
+from app.web.openapi import describe
+from app.web.operations import DESCRIPTION, description_bytes, guarded, watched
 from app.web.parts import PARTS, WebParts
 from app.web.problems import problems_middleware
-from app.web.routes import ROUTES, describe
+from app.web.routes import ROUTES
 
 
 def build_web(parts: WebParts) -> web.Application:
     """The application over its ports; nothing listens before it is run."""
-    required = {route.name: route.role for route in ROUTES if route.role is not None}
-    middlewares = [watched(parts.registry), problems_middleware, auth_middleware(parts.tokens, required)]
+    required = {route.name: route.roles for route in ROUTES}
+    middlewares = [watched(parts.registry), guarded, problems_middleware, auth_middleware(parts.tokens, required)]
     application = web.Application(middlewares=middlewares, client_max_size=parts.max_body_bytes)
     application[PARTS] = parts
-    application[DESCRIPTION] = description_bytes(describe())
+    application[DESCRIPTION] = description_bytes(describe(ROUTES))
     for route in ROUTES:
         application.router.add_route(route.method, route.path, route.handler, name=route.name)
     return application

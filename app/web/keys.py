@@ -12,12 +12,12 @@ from typing import Any
 
 import aiohttp
 import jwt
-import orjson
 from aiohttp import web
 from aiohttp_jwt import JWTMiddleware
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import BaseModel
 
 from app.web.parts import TokenRules
 from app.web.problems import ApiProblem
@@ -26,13 +26,33 @@ ALGORITHMS = frozenset({"RS256", "ES256"})
 MIN_RSA_BITS = 2048
 FRESH_S = 300.0  # a key that was withdrawn is let in no longer than this
 KEPT_S = 3600.0  # the same while the JWKS cannot be fetched
-PAUSE_S = 30.0  # between two fetches, however many unknown keys are named
+PAUSE_S = 30.0  # from one fetch to the next, however many unknown keys are named
+RETRY_S = 2.0  # the same after one that failed
 JWKS_TIMEOUT_S = 5.0
 logger = logging.getLogger(__name__)
 
 
+class KeySet(BaseModel):
+    """A JWK set (RFC 7517 section 5)."""
+
+    keys: list[dict[str, Any]]
+
+
 class TokenRefused(Exception):
     """A token that does not hold."""
+
+
+class _Presented(dict[str, Any]):
+    """A token as aiohttp-jwt wants to see it: in a request, of which it reads no more than this.
+
+    No other method or header of the real request can then change what it does (it lets OPTIONS pass unseen).
+    """
+
+    method = "GET"
+
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self.headers = {"Authorization": f"Bearer {token}"}
 
 
 class Verifier:
@@ -52,24 +72,26 @@ class Verifier:
             auth_scheme=r"Bearer$",
         )
 
-    async def claims(self, request: web.Request, token: str) -> dict[str, Any]:
-        """The claims of the request's token; its middleware runs a handler that does nothing.
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token.
 
         Raises TokenRefused, which says nothing of the token.
         """
         try:
-            return await self._claims(request, token)
+            return await self._claims(token)
         except (web.HTTPException, jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenRefused("the token does not hold") from error
 
-    async def _claims(self, request: web.Request, token: str) -> dict[str, Any]:
+    async def _claims(self, token: str) -> dict[str, Any]:
+        presented = _Presented(token)
         try:
-            await self._middleware(request, handler=_nothing)
+            await self._middleware(presented, handler=_nothing)
         except web.HTTPUnauthorized as refusal:
             if not isinstance(refusal.__context__, jwt.ExpiredSignatureError | jwt.ImmatureSignatureError):
                 raise
             return self._with_leeway(token)
-        return dict(request["jwt"])
+        claims: dict[str, Any] = presented["jwt"]
+        return claims
 
     def _with_leeway(self, token: str) -> dict[str, Any]:
         decoded: dict[str, Any] = jwt.decode(
@@ -83,8 +105,8 @@ class Verifier:
         return decoded
 
 
-async def _nothing(_: web.Request) -> web.StreamResponse:
-    return web.Response()
+async def _nothing(_: _Presented) -> None:
+    """The handler that the middleware guards."""
 
 
 class Keys:
@@ -95,7 +117,7 @@ class Keys:
         self._rules = rules
         self._monotonic = monotonic
         self._by_kid: dict[str, Verifier] = {}
-        self._tried_at = float("-inf")
+        self._next_at = float("-inf")
         self._fetched_at = float("-inf")
         self._fetching = asyncio.Lock()
         self._secret = None if rules.secret is None else Verifier(rules.secret, "HS256", rules)
@@ -131,15 +153,16 @@ class Keys:
     async def _refresh(self) -> None:
         """Fetch the key set, at most once in 30 s; what was fetched before stays when it cannot be had."""
         async with self._fetching:
-            if self._monotonic() - self._tried_at < PAUSE_S:
+            if self._monotonic() < self._next_at:
                 return
-            self._tried_at = self._monotonic()
             try:
                 self._by_kid = await self._fetch()
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                self._next_at = self._monotonic() + RETRY_S
                 logger.warning("jwks_not_fetched", extra={"error": repr(error)})
             else:
                 self._fetched_at = self._monotonic()
+                self._next_at = self._fetched_at + PAUSE_S
 
     async def _fetch(self) -> dict[str, Verifier]:
         timeout = aiohttp.ClientTimeout(total=JWKS_TIMEOUT_S)
@@ -147,15 +170,13 @@ class Keys:
             aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session,
             session.get(str(self._rules.jwks_url)) as answer,
         ):
-            document = orjson.loads(await answer.read())
-        if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
-            raise ValueError("not a JWK set: it has no list of keys")
-        usable = (self._usable(key) for key in document["keys"])
+            found = KeySet.model_validate_json(await answer.read())
+        usable = (self._usable(key) for key in found.keys)
         return {kid: verifier for kid, verifier in usable if verifier is not None}
 
-    def _usable(self, key: Any) -> tuple[str, Verifier | None]:
+    def _usable(self, key: dict[str, Any]) -> tuple[str, Verifier | None]:
         """A public signing key of a known algorithm and enough bits, by its id; None for any other."""
-        kid = key.get("kid") if isinstance(key, dict) else None
+        kid = key.get("kid")
         if not isinstance(kid, str) or key.get("use", "sig") != "sig":
             return "", None
         try:

@@ -1,11 +1,13 @@
 """What operators and machines ask: alive, ready, figures, description."""
 
 import time
+from typing import Any
 
 import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from app.web.answers import Alive, Readiness
 from app.web.parts import parts_of
 from app.web.problems import Handler
 from app.web.reading import answer
@@ -15,13 +17,15 @@ DESCRIPTION: web.AppKey[bytes] = web.AppKey("description", bytes)
 
 async def healthz(_: web.Request) -> web.Response:
     """The process answers."""
-    return answer({"status": "alive"})
+    return answer(Alive())
 
 
 async def readyz(request: web.Request) -> web.Response:
     """Whether the worker can do work, and why not."""
     reasons = parts_of(request).readiness()
-    return answer({"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
+    if reasons:
+        return answer(Readiness(status="not ready", reasons=reasons), 503)
+    return answer(Readiness(status="ready", reasons=[]))
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -35,25 +39,33 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=request.app[DESCRIPTION], content_type="application/json")
 
 
-def description_bytes(document: dict[str, object]) -> bytes:
+def description_bytes(document: dict[str, Any]) -> bytes:
     """The document as it is served."""
     return orjson.dumps(document)
 
 
-def watched(registry: CollectorRegistry) -> object:
-    """A middleware that counts requests and their time by route."""
-    requests = Counter("runbooks_http_requests", "HTTP requests.", ["route", "status"], registry=registry)
-    seconds = Histogram("runbooks_http_seconds", "Time to answer.", ["route"], registry=registry)
+def watched(registry: CollectorRegistry) -> Any:
+    """A middleware that counts requests and their time, by route and status; paths that are none count as ``none``."""
+    named = ["route", "status"]
+    requests = Counter("runbooks_http_requests", "HTTP requests.", named, registry=registry)
+    seconds = Histogram("runbooks_http_seconds", "Time to answer.", named, registry=registry)
 
     @web.middleware
     async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
         begun = time.perf_counter()
         response = await handler(request)
-        route = request.match_info.route.name or "none"
-        requests.labels(route, str(response.status)).inc()
-        seconds.labels(route).observe(time.perf_counter() - begun)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Cache-Control", "no-store")
+        labels = (request.match_info.route.name or "none", str(response.status))
+        requests.labels(*labels).inc()
+        seconds.labels(*labels).observe(time.perf_counter() - begun)
         return response
 
     return watch
+
+
+@web.middleware
+async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Headers that keep answers out of caches and from being taken for another type."""
+    response = await handler(request)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response

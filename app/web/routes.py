@@ -1,32 +1,36 @@
-"""Every route: its path, the role it needs, what it takes and gives. The OpenAPI document is made from this table."""
+"""Every route: its path, the roles it takes, what it reads and answers. The OpenAPI document is made of it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
 
+from app.core.anomaly import Anomaly
 from app.core.runbook import Runbook
 from app.history.items import HistoryItem
-from app.web import anomalies, executions, operations, runbooks
+from app.web import alertmanager, anomalies, answers, approvals, execute, executions, history, operations, runbooks
+from app.web.auth import Role
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route.
 
-    role: None is public. body, answers: models where there are any; answers by status. query: parameter names.
+    roles: one of them is needed; empty is public. answers: by status, None where there is no JSON body. body: None
+    where there is none, or where it is not ours to say. query, headers: by name, the schema.
     """
 
     method: str
     path: str
     name: str
-    role: str | None
+    roles: tuple[Role, ...]
     handler: Callable[[web.Request], Awaitable[web.Response]]
-    answers: dict[int, type[BaseModel] | None]
+    answers: Mapping[int, type[BaseModel] | None]
     body: type[BaseModel] | None = None
-    query: tuple[str, ...] = field(default=())
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -34,121 +38,102 @@ class Route:
         return (self.handler.__doc__ or "").split("\n", maxsplit=1)[0]
 
 
-_ONE = "/api/v1/executions/{execution_id}"
-_RUNBOOK = "/api/v1/runbooks/{name}"
-ROUTES: tuple[Route, ...] = (
+_API = "/api/v1"
+_ONE = f"{_API}/executions/{{execution_id}}"
+_RUNBOOK = f"{_API}/runbooks/{{name}}"
+_CONDITIONS = ("If-Match", "If-None-Match")
+_VIEW: tuple[Role, ...] = ("viewer",)
+_OPERATE: tuple[Role, ...] = ("operator",)
+_PUBLISH: tuple[Role, ...] = ("publisher",)
+_AUTHOR: tuple[Role, ...] = ("author",)
+
+EXECUTIONS = (
     Route(
         "POST",
-        "/api/v1/runbooks/execute",
+        f"{_API}/runbooks/execute",
         "execute",
-        "operator",
-        executions.execute,
-        {200: HistoryItem, 202: None},
-        executions.ExecuteBody,
+        _OPERATE,
+        execute.execute,
+        {200: answers.DryRun, 202: answers.Accepted},
+        body=execute.ExecuteBody,
+        headers=("Idempotency-Key",),
     ),
     Route(
         "GET",
-        "/api/v1/runbooks/history",
+        f"{_API}/runbooks/history",
         "history",
-        "viewer",
-        executions.history,
-        {200: None},
-        query=executions.HISTORY_PARAMETERS,
+        _VIEW,
+        history.history,
+        {200: answers.HistoryPage},
+        query=history.PARAMETERS,
     ),
-    Route("GET", _ONE, "execution", "viewer", executions.show, {200: HistoryItem}),
-    Route("POST", f"{_ONE}/cancel", "cancel", "operator", executions.cancel, {202: HistoryItem}, executions.CancelBody),
+    Route("GET", _ONE, "execution", _VIEW, executions.show, {200: HistoryItem}),
+    Route("POST", f"{_ONE}/cancel", "cancel", _OPERATE, executions.cancel, {202: HistoryItem}, executions.CancelBody),
     Route(
         "POST",
         f"{_ONE}/approvals",
         "decide",
-        "approver",
-        executions.decide,
-        {200: HistoryItem, 202: None},
-        executions.ApprovalBody,
+        ("approver",),
+        approvals.decide,
+        {200: answers.Decided, 202: answers.DecisionRecorded},
+        approvals.ApprovalBody,
     ),
     Route(
-        "POST", f"{_ONE}/resolve", "resolve", "operator", executions.resolve, {202: HistoryItem}, executions.ResolveBody
+        "POST", f"{_ONE}/resolve", "resolve", _OPERATE, executions.resolve, {202: HistoryItem}, executions.ResolveBody
     ),
-    Route("GET", "/api/v1/runbooks", "runbooks", "viewer", runbooks.index, {200: None}),
-    Route("POST", "/api/v1/runbooks/validate", "validate", "viewer", runbooks.validate, {200: None}, Runbook),
-    Route("GET", _RUNBOOK, "runbook", "viewer", runbooks.show, {200: None}),
-    Route("PUT", _RUNBOOK, "put_runbook", "author", runbooks.put, {200: None, 201: None}, Runbook),
-    Route("DELETE", _RUNBOOK, "delete_runbook", "author", runbooks.delete, {204: None}),
-    Route("GET", f"{_RUNBOOK}/versions", "versions", "viewer", runbooks.versions, {200: None}),
-    Route("POST", "/api/v1/anomalies", "publish", "publisher", anomalies.publish, {202: None}),
-    Route("POST", "/api/v1/webhooks/alertmanager", "alertmanager", "publisher", anomalies.alertmanager, {202: None}),
-    Route("GET", "/healthz", "healthz", None, operations.healthz, {200: None}),
-    Route("GET", "/readyz", "readyz", None, operations.readyz, {200: None, 503: None}),
-    Route("GET", "/metrics", "metrics", None, operations.metrics, {200: None}),
-    Route("GET", "/openapi.json", "openapi", None, operations.openapi, {200: None}),
 )
 
+DEFINITIONS = (
+    Route("GET", f"{_API}/runbooks", "runbooks", _VIEW, runbooks.index, {200: answers.DefinitionList}),
+    Route(
+        "POST",
+        f"{_API}/runbooks/validate",
+        "validate",
+        ("viewer", "author"),
+        runbooks.validate,
+        {200: answers.Validation},
+        Runbook,
+    ),
+    Route("GET", _RUNBOOK, "runbook", _VIEW, runbooks.show, {200: answers.DefinitionItem}),
+    Route(
+        "PUT",
+        _RUNBOOK,
+        "put_runbook",
+        _AUTHOR,
+        runbooks.put,
+        {200: answers.DefinitionItem, 201: answers.DefinitionItem},
+        body=Runbook,
+        headers=_CONDITIONS,
+    ),
+    Route("DELETE", _RUNBOOK, "delete_runbook", _AUTHOR, runbooks.delete, {204: None}, headers=_CONDITIONS),
+    Route("GET", f"{_RUNBOOK}/versions", "versions", _VIEW, runbooks.versions, {200: answers.DefinitionList}),
+)
 
-def describe(routes: tuple[Route, ...] = ROUTES) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the routes."""
-    schemas: dict[str, Any] = {"Problem": _PROBLEM}
-    paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "InfraSage Runbooks", "version": "1"},
-        "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        },
-    }
+INPUT = (
+    Route(
+        "POST",
+        f"{_API}/anomalies",
+        "publish",
+        _PUBLISH,
+        anomalies.publish,
+        {202: answers.PublishedAnomalies},
+        Anomaly,
+    ),
+    Route(
+        "POST",
+        f"{_API}/webhooks/alertmanager",
+        "alertmanager",
+        _PUBLISH,
+        alertmanager.alertmanager,
+        {202: answers.PublishedAlerts},
+    ),
+)
 
+OPERATIONS = (
+    Route("GET", "/healthz", "healthz", (), operations.healthz, {200: answers.Alive}),
+    Route("GET", "/readyz", "readyz", (), operations.readyz, {200: answers.Readiness, 503: answers.Readiness}),
+    Route("GET", "/metrics", "metrics", (), operations.metrics, {200: None}),
+    Route("GET", "/openapi.json", "openapi", (), operations.openapi, {200: None}),
+)
 
-_PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "problems": {"type": "array", "items": {"type": "object"}},
-    },
-}
-
-
-def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
-    named = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
-    parameters = [{"name": one, "in": "path", "required": True, "schema": {"type": "string"}} for one in named]
-    parameters += [{"name": one, "in": "query", "schema": {"type": "string"}} for one in route.query]
-    answers: dict[str, Any] = {str(status): _answer(model, schemas) for status, model in route.answers.items()}
-    answers["default"] = {
-        "description": "A problem document.",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    operation: dict[str, Any] = {
-        "operationId": route.name,
-        "summary": route.summary,
-        "parameters": parameters,
-        "responses": answers,
-    }
-    if route.role is not None:
-        operation |= {"security": [{"token": []}], "x-role": route.role}
-    if route.body is not None:
-        operation["requestBody"] = {
-            "content": {"application/json": {"schema": _schema(route.body, schemas, "validation")}}
-        }
-    return operation
-
-
-def _answer(model: type[BaseModel] | None, schemas: dict[str, Any]) -> dict[str, Any]:
-    if model is None:
-        return {"description": "Done."}
-    return {
-        "description": "Done.",
-        "content": {"application/json": {"schema": _schema(model, schemas, "serialization")}},
-    }
-
-
-def _schema(model: type[BaseModel], schemas: dict[str, Any], mode: Any) -> dict[str, str]:
-    made = model.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
-    schemas.update(made.pop("$defs", {}))
-    schemas[model.__name__] = made
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
+ROUTES = (*EXECUTIONS, *DEFINITIONS, *INPUT, *OPERATIONS)

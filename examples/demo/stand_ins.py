@@ -27,6 +27,7 @@ class StandIns:
     messages: list[dict[str, Any]] = field(default_factory=list)
     incidents: dict[str, dict[str, Any]] = field(default_factory=dict)
     scalings: list[tuple[str, int]] = field(default_factory=list)
+    version: int = 1
     say: Callable[[str], None] = lambda line: None  # noqa: ARG005 - silent by default
     runner: web.AppRunner | None = None
 
@@ -83,12 +84,14 @@ async def start_stand_ins(say: Callable[[str], None] | None = None) -> StandIns:
     state = StandIns()
     if say is not None:
         state.say = say
-    application = web.Application(middlewares=[_labelled])
+    application = web.Application()
+    application.on_response_prepare.append(_label)
     application[STATE] = state
-    scale = "/kubernetes/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"
+    deployment = "/kubernetes/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
     application.router.add_post("/slack/api/{method}", _slack)
-    application.router.add_get(scale, _read_scale)
-    application.router.add_patch(scale, _patch_scale)
+    application.router.add_get(deployment, _read_deployment)
+    application.router.add_get(f"{deployment}/scale", _read_scale)
+    application.router.add_patch(f"{deployment}/scale", _patch_scale)
     application.router.add_post("/pagerduty/incidents", _incident)
     state.runner = web.AppRunner(application, access_log=None)
     await state.runner.setup()
@@ -97,11 +100,8 @@ async def start_stand_ins(say: Callable[[str], None] | None = None) -> StandIns:
     return state
 
 
-@web.middleware
-async def _labelled(request: web.Request, handler: Any) -> web.StreamResponse:
-    answer: web.StreamResponse = await handler(request)
+async def _label(_request: web.Request, answer: web.StreamResponse) -> None:
     answer.headers["X-Stand-In"] = LABEL
-    return answer
 
 
 async def _slack(request: web.Request) -> web.Response:
@@ -109,30 +109,67 @@ async def _slack(request: web.Request) -> web.Response:
     if request.headers.get("Authorization") != f"Bearer {TOKENS['slack']}":
         return web.json_response({"ok": False, "error": "invalid_auth"})
     is_json = request.content_type == "application/json"
-    given = dict(await request.json()) if is_json else dict(await request.post())
-    if request.match_info["method"] != "chat.postMessage":
-        return web.json_response({"ok": True})
-    state.messages.append(given)
-    state.say(f"Slack stand-in: {given['channel']}: {given['text']}")
-    return web.json_response({"ok": True, "channel": "C0DEMO", "ts": f"{len(state.messages)}.000100"})
+    given: dict[str, Any] = dict(await request.json()) if is_json else dict(await request.post())
+    match request.match_info["method"]:
+        case "auth.test":
+            return web.json_response({"ok": True, "team": LABEL, "team_id": "T0DEMO", "user_id": "U0DEMO"})
+        case "chat.postMessage":
+            state.messages.append(given)
+            state.say(f"Slack stand-in: {given['channel']}: {given['text']}")
+            return web.json_response({"ok": True, "channel": "C0DEMO", "ts": f"{len(state.messages)}.000100"})
+        case "chat.update":
+            state.say(f"Slack stand-in: message {given['ts']} now reads: {given['text']}")
+            return web.json_response({"ok": True, "channel": given["channel"], "ts": given["ts"]})
+        case _:
+            return web.json_response({"ok": False, "error": "unknown_method"})
+
+
+async def _read_deployment(request: web.Request) -> web.Response:
+    metadata, count = _metadata(request), request.app[STATE].replicas.get(_deployment(request))
+    body = {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata, "spec": {"replicas": count}}
+    return _kubernetes(request) or web.json_response(body)
 
 
 async def _read_scale(request: web.Request) -> web.Response:
-    return _kubernetes(request) or _scale(request)
+    return _kubernetes(request) or _scale(request, request.app[STATE].replicas[_deployment(request)])
 
 
 async def _patch_scale(request: web.Request) -> web.Response:
+    """A JSON patch that may test, or a merge that may name a resourceVersion: the two preconditions there are."""
+    state, name = request.app[STATE], _deployment(request)
     refused = _kubernetes(request)
     if refused is not None:
         return refused
-    state, name = request.app[STATE], _deployment(request)
-    test, replace = await request.json()
-    if state.replicas[name] != test["value"]:
-        return _status(422, "the server rejected our request due to an error in our request: testing value failed")
-    state.replicas[name] = replace["value"]
-    state.scalings.append((name, replace["value"]))
-    state.say(f"Kubernetes stand-in: {name} now has {replace['value']} replicas")
-    return _scale(request)
+    before = state.replicas[name]
+    patch = await request.json()
+    if isinstance(patch, list):
+        after = _json_patched(before, patch)
+        if after is None:
+            return _status(422, "the server rejected our request due to an error in our request")
+    else:
+        if patch.get("metadata", {}).get("resourceVersion", str(state.version)) != str(state.version):
+            return _status(409, "the object has been modified; please apply your changes to the latest version")
+        after = patch["spec"]["replicas"]
+    if after < 0:
+        return _status(422, "spec.replicas: must be greater than or equal to 0")
+    if request.query.get("dryRun") != "All":
+        state.replicas[name], state.version = after, state.version + 1
+        state.scalings.append((name, after))
+        state.say(f"Kubernetes stand-in: {name} now has {after} replicas")
+    return _scale(request, after)
+
+
+def _json_patched(count: int, patch: list[dict[str, Any]]) -> int | None:
+    """The count after the patch, None where it is refused; a count of 0 is not in the document that is patched."""
+    for operation in patch:
+        match operation:
+            case {"op": "test", "path": "/spec/replicas", "value": int(value)} if count == value != 0:
+                pass
+            case {"op": "replace", "path": "/spec/replicas", "value": int(value)} if count != 0:
+                count = value
+            case _:
+                return None
+    return count
 
 
 def _kubernetes(request: web.Request) -> web.Response | None:
@@ -146,10 +183,15 @@ def _deployment(request: web.Request) -> str:
     return f"{request.match_info['namespace']}/{request.match_info['name']}"
 
 
-def _scale(request: web.Request) -> web.Response:
-    count = request.app[STATE].replicas[_deployment(request)]
-    metadata = {"name": request.match_info["name"], "namespace": request.match_info["namespace"]}
-    body = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": {"replicas": count}}
+def _metadata(request: web.Request) -> dict[str, str]:
+    version = str(request.app[STATE].version)
+    return {**request.match_info, "resourceVersion": version}
+
+
+def _scale(request: web.Request, count: int) -> web.Response:
+    """A Scale as the real API writes it: without spec.replicas when that is 0."""
+    spec = {"replicas": count} if count else {}
+    body = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": _metadata(request), "spec": spec}
     return web.json_response({**body, "status": {"replicas": count}})
 
 

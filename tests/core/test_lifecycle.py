@@ -126,7 +126,7 @@ class TestUnknown:
         assert s.status == "attention"
         assert s.state.reason == "step 1: no answer"
         assert (decide(s.state), wake_at(s.state)) == ((), None)
-        assert s.state.holds_slot
+        assert not s.state.holds_slot
 
     def test_an_unknown_outcome_without_a_reason(self):
         assert "the outcome is unknown" in story(slack()).does("unknown").state.reason

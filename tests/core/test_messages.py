@@ -1,5 +1,7 @@
 """What stands on the topics reads back as it was written, and nothing else reads."""
 
+from typing import ClassVar
+
 import pytest
 from building import T0, http, plan, requested, slack, story
 
@@ -43,7 +45,7 @@ class TestDecisions:
     DECISION = ApprovalDecision(
         tenant="default", execution_id="e", step=1, decision="approve", by="ann", source="api", at=T0
     )
-    KEYS = {"old": b"o" * 32, "new": b"n" * 32}
+    KEYS: ClassVar = {"old": b"o" * 32, "new": b"n" * 32}
 
     def test_a_signature_holds_under_any_known_key(self):
         for key_id, key in self.KEYS.items():

@@ -126,7 +126,7 @@ def test_duplicates_and_stale_copies_change_nothing(request, choices, data):
     for place, (offset, event) in enumerate(events):
         noisy.append((offset, event))
         again = data.draw(st.lists(st.integers(0, place), max_size=2))
-        # A decision or a cancellation is a person's word: said again later it may count anew, so only its copy at once is stale.
+        # A person's word said again later may count anew: of those only a copy at once is stale.
         noisy += [
             (offset, events[earlier][1])
             for earlier in again

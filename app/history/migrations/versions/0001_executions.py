@@ -22,15 +22,21 @@ def upgrade() -> None:
         sa.Column("partition", sa.Integer, nullable=False),
         sa.Column("service_id", sa.Text),
         sa.Column("runbook_name", sa.Text, nullable=False),
+        sa.Column("runbook_version", sa.BigInteger, nullable=False),
+        sa.Column("trigger_anomaly_id", sa.Text),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("dry_run", sa.Boolean, nullable=False),
         sa.Column("terminal", sa.Boolean, nullable=False),
         sa.Column("requested_us", sa.BigInteger, nullable=False),
+        sa.Column("started_us", sa.BigInteger),
+        sa.Column("finished_us", sa.BigInteger),
+        sa.Column("last_offset", sa.BigInteger, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
     )
-    op.create_index("executions_by_time", "executions", ["tenant", "requested_us", "execution_id"])
+    order = ["requested_us", "execution_id", "run"]
+    op.create_index("executions_by_time", "executions", ["tenant", *order])
     for name, column in (("service", "service_id"), ("runbook", "runbook_name"), ("status", "status")):
-        op.create_index(f"executions_by_{name}", "executions", ["tenant", column, "requested_us", "execution_id"])
+        op.create_index(f"executions_by_{name}", "executions", ["tenant", column, *order])
     op.create_index("executions_live", "executions", ["partition", "terminal"])
     op.create_table(
         "offsets",

@@ -1,0 +1,134 @@
+"""Batches of the log into the database: what the projector does with the records it has read.
+
+What is not at hand is looked up in the database, so forgetting costs a query and never an answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter
+
+from app.core.errors import RecordRefused
+from app.core.events import read_event
+from app.core.execution import Execution
+from app.history.folding import Happened, Runs, fold, latest_of, row_of
+from app.history.store import Store
+
+SLICE = 100  # records folded before anything else on the event loop gets its turn
+MAX_AT_HAND = 50_000
+Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """One record as it was read."""
+
+    offset: int
+    value: bytes | None
+
+
+@dataclass(eq=False)
+class Place:
+    """Where one partition stands: the next offset to fold, and the latest runs of its live executions."""
+
+    partition: int
+    next_offset: int
+    at_hand: dict[str, Execution]
+
+    def of(self, execution_ids: Iterable[str]) -> dict[str, Execution]:
+        """Those of these executions that are at hand."""
+        return {name: self.at_hand[name] for name in execution_ids if name in self.at_hand}
+
+    def move_on(self, next_offset: int, changed: Mapping[str, Execution]) -> None:
+        """Keep the live ones of what was written; an ended one is read again in the rare case that it is named."""
+        self.next_offset = next_offset
+        for execution_id, execution in changed.items():
+            if execution.terminal:
+                self.at_hand.pop(execution_id, None)
+            else:
+                self.at_hand[execution_id] = execution
+        if len(self.at_hand) > MAX_AT_HAND:
+            self.at_hand.clear()
+
+
+class Folded(NamedTuple):
+    """What the records of one partition come to, not written yet."""
+
+    place: Place
+    next_offset: int
+    runs: Runs
+    rows: list[dict[str, Any]]
+
+
+class Projection:
+    """Folds records and writes what they changed."""
+
+    def __init__(self, store: Store, registry: CollectorRegistry) -> None:
+        """Write to this store; count in this registry."""
+        self._store = store
+        self._projected = Counter(
+            "runbooks_projected_events", "Records of the log folded into the database.", registry=registry
+        )
+        self._unreadable = Counter(
+            "runbooks_projector_unreadable", "Records of the log that could not be read.", registry=registry
+        )
+
+    async def load(self, partition: int) -> Place:
+        """Where the database stands; raises DATABASE_ERRORS."""
+        next_offset = await self._store.next_offset(partition)
+        live = await self._store.live(partition, MAX_AT_HAND)
+        return Place(partition, next_offset, {execution.execution_id: execution for execution in live})
+
+    async def project(self, batches: Iterable[tuple[Place, Sequence[Record]]]) -> dict[int, int]:
+        """Write what the records of some partitions change, all or nothing: the next offset of each that moved.
+
+        Records that are folded already, and records that cannot be read, are passed over.
+        Raises OffsetMoved or DATABASE_ERRORS; no place has moved then.
+        """
+        folded = [one for place, records in batches if (one := await self._fold(place, records)) is not None]
+        if not folded:
+            return {}
+        offsets = {one.place.partition: (one.place.next_offset, one.next_offset) for one in folded}
+        await self._store.write([row for one in folded for row in one.rows], offsets)
+        for one in folded:
+            self._projected.inc(one.next_offset - one.place.next_offset)
+            one.place.move_on(one.next_offset, latest_of(one.runs))
+        return {one.place.partition: one.next_offset for one in folded}
+
+    async def _fold(self, place: Place, records: Sequence[Record]) -> Folded | None:
+        fresh = [record for record in records if record.offset >= place.next_offset]
+        if not fresh:
+            return None
+        happened = [one async for part in _slices(fresh) for one in self._readable(place.partition, part)]
+        known = await self._known(place, {one.event.execution_id for one in happened})
+        runs: Runs = {}
+        async for events in _slices(happened):
+            changed = fold(known, events)
+            known |= latest_of(changed)
+            runs |= changed
+        rows = [row_of(state, place.partition) async for part in _slices(list(runs.values())) for state in part]
+        return Folded(place, fresh[-1].offset + 1, runs, rows)
+
+    async def _known(self, place: Place, execution_ids: set[str]) -> dict[str, Execution]:
+        """The latest runs of these executions before the batch."""
+        at_hand = place.of(execution_ids)
+        return at_hand | await self._store.latest(place.partition, sorted(execution_ids - at_hand.keys()))
+
+    def _readable(self, partition: int, records: Iterable[Record]) -> Iterator[Happened]:
+        for record in records:
+            try:
+                yield Happened(record.offset, read_event(record.value))
+            except RecordRefused as error:
+                self._unreadable.inc()
+                named = {"partition": partition, "offset": record.offset}
+                logger.warning("event_refused", extra={**named, "error": str(error)})
+
+
+async def _slices(items: Sequence[Item]) -> AsyncIterator[Sequence[Item]]:
+    """The items in slices, with a turn for everything else on the event loop after each."""
+    for start in range(0, len(items), SLICE):
+        yield items[start : start + SLICE]
+        await asyncio.sleep(0)

@@ -1,0 +1,92 @@
+"""Deciding on the step that waits, bound to the very plan that the history shows."""
+
+import asyncio
+from typing import Annotated
+
+from aiohttp import web
+from pydantic import Field
+
+from app.core.decisions import ApprovalDecision
+from app.core.events import ApprovalDecided, Decision
+from app.core.execution import Execution, Status
+from app.core.lifecycle import why_not_decided
+from app.web.answers import Decided, DecisionRecorded
+from app.web.auth import Caller, caller_of
+from app.web.executions import Comment, known_execution
+from app.web.parts import WebParts, parts_of
+from app.web.problems import ApiProblem
+from app.web.reading import Body, answer, read_body
+
+
+class ApprovalBody(Body):
+    """A decision.
+
+    step: counted from 0; None is the step that waits. digest: of the plan that the decider saw, as the history shows
+    it; None is the plan that waits now.
+    """
+
+    step: Annotated[int, Field(ge=0)] | None = None
+    decision: Decision
+    comment: Comment = ""
+    digest: Annotated[str, Field(max_length=200)] | None = None
+
+
+async def decide(request: web.Request) -> web.Response:
+    """Approve or reject the step that waits, bound to the very plan that the history shows."""
+    parts = parts_of(request)
+    execution = await known_execution(request)
+    body = await read_body(request, ApprovalBody)
+    decision = _decision(parts, caller_of(request), execution, body)
+    reason = _why_not(execution, decision.event(None))
+    if reason is not None:
+        raise ApiProblem(409, reason)
+    if parts.signing is None:
+        raise ApiProblem(503, "decisions cannot be signed here: no signing key is configured")
+    await parts.log.publish_decision(decision.signed(*parts.signing))
+    decided = await _until_decided(parts, execution, decision.event(None))
+    if decided is None:
+        return answer(DecisionRecorded(execution_id=execution.execution_id), 202)
+    return answer(Decided.of(decided, decision.step))
+
+
+def _decision(parts: WebParts, caller: Caller, execution: Execution, body: ApprovalBody) -> ApprovalDecision:
+    step = execution.cursor if body.step is None else body.step
+    state = execution.steps[step] if step < len(execution.steps) else None
+    waiting = state.approval.digest if state and state.approval else None
+    return ApprovalDecision(
+        tenant=caller.tenant,
+        execution_id=execution.execution_id,
+        step=step,
+        decision=body.decision,
+        by=caller.subject,
+        source="api",
+        comment=body.comment,
+        digest=waiting if body.digest is None else body.digest,
+        at=parts.clock(),
+    )
+
+
+def _why_not(execution: Execution, event: ApprovalDecided) -> str | None:
+    """Why a decision would not count; None when it would."""
+    if execution.status != Status.awaiting_approval:
+        return f"the execution is {execution.status}: no step waits for approval"
+    return why_not_decided(execution, event)
+
+
+async def _until_decided(parts: WebParts, before: Execution, event: ApprovalDecided) -> Execution | None:
+    """The execution once the log shows this very decision; None when that takes too long.
+
+    Raises ApiProblem with 409 when another decision, or the end, came first.
+    """
+    patience, loop = parts.patience, asyncio.get_running_loop()
+    deadline = loop.time() + patience.decided_s
+    while loop.time() < deadline:
+        now = await parts.history.get(before.tenant, before.execution_id)
+        approval = now.steps[event.step].approval if now and now.run == before.run else None
+        if now and approval and any((vote.by, vote.at) == (event.by, event.at) for vote in approval.votes):
+            return now
+        reason = _why_not(now, event) if now and approval and approval.digest == event.digest else None
+        if reason is not None:
+            raise ApiProblem(409, f"something else came first: {reason}")
+        await asyncio.sleep(patience.pause_s)
+    return None

@@ -1,0 +1,111 @@
+"""What all tests share: one real Kafka for the session, emptied of our topics between tests."""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from parts import MISSING
+from pydantic import SecretStr
+from waiting import until
+
+from app.broker.kafka import EmbeddedKafka
+from app.settings import ApiSettings, KafkaSettings, NetworkSettings, Settings
+from app.streams.connection import KafkaConnection
+from app.streams.topics import read_topics
+
+SECRET = "a secret of the tests that is long enough"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--broker", choices=("embedded", "docker"), default="embedded", help="Which Kafka the tests use.")
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name in sorted(MISSING):
+        terminalreporter.write_line(f"MISSING PART: {name}: its tests did not run", red=True, bold=True)
+
+
+@contextmanager
+def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that outlives the tests' own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="session")
+def kafka(request, tmp_path_factory) -> Iterator[str]:
+    """The bootstrap servers of a real Apache Kafka: a named one, a container, or the embedded one."""
+    import os
+
+    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if named:
+        yield named
+    elif request.config.getoption("--broker") == "docker":
+        from testcontainers.community.kafka import KafkaContainer
+
+        with KafkaContainer() as container:
+            yield container.get_bootstrap_server()
+    else:
+        broker = EmbeddedKafka(data_dir=tmp_path_factory.mktemp("kafka"), progress=print)
+        with loop_in_a_thread() as loop:
+            asyncio.run_coroutine_threadsafe(broker.start(), loop).result(180)
+            yield broker.bootstrap_servers
+            asyncio.run_coroutine_threadsafe(broker.stop(), loop).result(60)
+
+
+async def drop_topics(servers: str) -> None:
+    """Delete every topic of ours, and wait until the broker has none."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    try:
+        ours = {topic.name for topic in read_topics(Path("topics.yaml"), "any")}
+
+        async def left() -> list[str]:
+            return [name for name in await admin.list_topics() if name in ours or name.endswith("-changelog")]
+
+        found = await left()
+        if found:
+            await admin.delete_topics(found)
+
+            async def gone() -> bool:
+                return not await left()
+
+            await until(gone)
+    finally:
+        await admin.close()
+
+
+@pytest.fixture
+async def broker(kafka) -> str:
+    """The session's broker without any topic of ours."""
+    await drop_topics(kafka)
+    return kafka
+
+
+@pytest.fixture
+def connection(broker) -> KafkaConnection:
+    return KafkaConnection(bootstrap_servers=broker)
+
+
+@pytest.fixture
+def settings(broker, tmp_path) -> Settings:
+    """A worker's settings on the session's broker, apart from every other test's."""
+    return Settings(
+        data_dir=tmp_path / "run",
+        runbooks_dir=None,
+        kafka=KafkaSettings(bootstrap_servers=broker, group_id=f"test-{uuid.uuid4().hex[:8]}"),
+        api=ApiSettings(port=0, jwt_secret=SecretStr(SECRET)),
+        network=NetworkSettings(allow_loopback=True),
+    )

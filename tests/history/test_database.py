@@ -1,0 +1,93 @@
+"""Opening and migrating: the same tables on every database, whoever comes first."""
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from app.core.errors import ConfigurationError
+from app.history.database import migrate, open_database
+from app.history.schema import MAX_SEARCHED, METADATA, searchable
+
+AT_ONCE = 6
+
+
+def difference(connection):
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    return compare_metadata(context, METADATA)
+
+
+async def test_the_migrations_give_exactly_the_metadata(engine):
+    async with engine.connect() as connection:
+        assert await connection.run_sync(difference) == []
+        names = await connection.run_sync(
+            lambda sync: {one["name"] for one in sa.inspect(sync).get_indexes("executions")}
+        )
+    assert names == {index.name for index in METADATA.tables["executions"].indexes}
+
+
+async def test_the_comparison_would_see_a_missing_column(engine):
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("ALTER TABLE executions DROP COLUMN trigger_anomaly_id"))
+        assert [change[0] for change in await connection.run_sync(difference)] == ["add_column"]
+
+
+async def test_several_workers_open_an_empty_database_at_once(database_url):
+    engines = await asyncio.gather(*(open_database(database_url) for _ in range(AT_ONCE)))
+    for engine in engines:
+        async with engine.connect() as connection:
+            assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0001"
+        await engine.dispose()
+
+
+async def test_migrating_again_keeps_what_is_there(engine, new_log, project, read_rows):
+    log = new_log()
+    log.request("e")
+    await project(engine, log)
+    await migrate(engine)
+    rows, offsets = await read_rows(engine)
+    assert [row["execution_id"] for row in rows] == ["e"]
+    assert offsets == [("execution-events", 0, 1)]
+
+
+async def test_sqlite_is_opened_for_several_readers_and_a_writer(tmp_path):
+    engine = await open_database(f"sqlite:///{tmp_path / 'a' / 'b' / 'history.db'}")
+    async with engine.connect() as connection:
+        found = {
+            name: await connection.scalar(sa.text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "busy_timeout", "synchronous", "foreign_keys")
+        }
+    await engine.dispose()
+    assert found == {"journal_mode": "wal", "busy_timeout": 10_000, "synchronous": 1, "foreign_keys": 1}
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("no url at all", "is not a database URL"),
+        ("mysql://u:secret@h/d", "starts with mysql: use postgresql\\+asyncpg or sqlite\\+aiosqlite"),
+        ("postgresql://u:secret@127.0.0.1:1/d", "cannot be used"),
+        ("sqlite:////proc/nowhere/history.db", "cannot be used"),
+    ],
+)
+async def test_a_database_that_cannot_be_used_is_named_without_its_password(url, said):
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        await open_database(url)
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_database_of_a_newer_release_is_refused(database_url):
+    engine = await open_database(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    await engine.dispose()
+    with pytest.raises(ConfigurationError, match="9999"):
+        await open_database(database_url)
+
+
+def test_searched_columns_hold_what_every_database_takes():
+    assert searchable("payment-api") == "payment-api"
+    assert searchable("a\x00b") == "a\ufffdb"
+    assert len(searchable("x" * 10_000)) == MAX_SEARCHED

@@ -1,0 +1,221 @@
+"""Pages, filters and single executions, the same on every database."""
+
+import base64
+from datetime import timedelta
+
+import orjson
+import pytest
+from building import T0, scale, slack
+from sqlalchemy import event
+
+from app.core.anomaly import Anomaly
+from app.core.errors import Refused
+from app.core.execution import Status
+from app.history.queries import HistoryFilter, HistoryQueries
+
+EVERYTHING = HistoryFilter()
+MANY = 500
+TIES = 7  # so many are requested in the same second
+
+
+def cursor_of(*parts):
+    return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+
+
+async def all_pages(queries, wanted=EVERYTHING, tenant="default", limit=20):
+    items, cursor = [], None
+    while True:
+        page = await queries.page(tenant, wanted, limit=limit, cursor=cursor)
+        items += page.items
+        assert len(page.items) == limit or page.next_cursor is None
+        if page.next_cursor is None:
+            return items
+        cursor = page.next_cursor
+
+
+@pytest.fixture
+async def ids(engine, new_log, project):
+    """Five executions of two services and two runbooks, one second apart; the ids of those found, newest first."""
+    log = new_log()
+    log.request("e0", context={"service_id": "payment-api"})
+    log.request("e1", context={"service_id": "payment-api"}, name="other")
+    log.request("e2", scale(), context={"service_id": "search"}, dry_run=True)
+    log.request("e3", slack(require_approval=True), context={"service_id": "payment-api"})
+    log.request("e4", context={"service_id": "search"})
+    log.succeed("e1")
+    log.start("e3")
+    await project(engine, log)
+    queries = HistoryQueries(engine)
+
+    async def found(**wanted):
+        return [item.execution_id for item in await all_pages(queries, HistoryFilter(**wanted), limit=2)]
+
+    return found
+
+
+async def test_newest_first(ids):
+    assert await ids() == ["e4", "e3", "e2", "e1", "e0"]
+
+
+async def test_filters(ids):
+    assert await ids(service_id="payment-api") == ["e3", "e1", "e0"]
+    assert await ids(runbook_name="other") == ["e1"]
+    assert await ids(status="succeeded") == ["e1"]
+    assert await ids(status="awaiting_approval") == ["e3"]
+    assert await ids(dry_run=True) == ["e2"]
+    assert await ids(dry_run=False, service_id="search") == ["e4"]
+    assert await ids(service_id="payment") == []
+    assert await ids(service_id="payment-api\x00") == []
+
+
+async def test_from_is_included_and_to_is_not(ids):
+    second = timedelta(seconds=1)
+    assert await ids(since=T0 + 3 * second) == ["e4", "e3"]
+    assert await ids(until=T0 + 3 * second) == ["e2", "e1", "e0"]
+    assert await ids(since=T0 + second, until=T0 + 2 * second) == ["e1"]
+
+
+@pytest.mark.parametrize("limit", [1, 20, 200])
+async def test_pages_over_ties_without_gap_or_repeat(engine, new_log, project, limit):
+    log = new_log()
+    for number in range(MANY):
+        log.request(f"e{number * 7919 % MANY:03}", at=T0 + timedelta(seconds=number // TIES))
+    await project(engine, log)
+    queries = HistoryQueries(engine)
+    if limit == 1:
+        wanted = HistoryFilter(since=T0 + timedelta(seconds=(MANY - 40) // TIES))
+        expected = [key for key in ordered(log) if key[0] >= wanted.since]
+    else:
+        wanted, expected = EVERYTHING, ordered(log)
+    items = await all_pages(queries, wanted, limit=limit)
+    assert [(item.requested_at, item.execution_id) for item in items] == expected
+
+
+def ordered(log):
+    return sorted(((state.request.at, name) for (name, _), state in log.runs.items()), reverse=True)
+
+
+async def test_a_page_goes_on_where_it_ended_when_new_ones_arrive(engine, new_log, project):
+    log, queries = new_log(), HistoryQueries(engine)
+    for number in range(4):
+        log.request(f"e{number}")
+    await project(engine, log)
+    first = await queries.page("default", EVERYTHING, limit=2)
+    log.request("e4")
+    await project(engine, log)
+    second = await queries.page("default", EVERYTHING, limit=2, cursor=first.next_cursor)
+    assert [item.execution_id for item in (*first.items, *second.items)] == ["e3", "e2", "e1", "e0"]
+
+
+async def test_a_full_last_page_has_no_next_one(engine, new_log, project):
+    log = new_log()
+    log.request("e0")
+    log.request("e1")
+    await project(engine, log)
+    page = await HistoryQueries(engine).page("default", EVERYTHING, limit=2)
+    assert (len(page.items), page.next_cursor) == (2, None)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "!!!!",
+        "é",
+        cursor_of(),
+        cursor_of(1, "e"),
+        cursor_of(1, "e", 2, 3),
+        cursor_of("1", "e", 2),
+        cursor_of(True, "e", 2),
+        cursor_of(1, 2, 3),
+        cursor_of(1, "e\x00", 2),
+        cursor_of(1, "e" * 300, 2),
+        cursor_of(2**63, "e", 2),
+        cursor_of(1, "e", 2**64 - 1),
+    ],
+)
+async def test_a_cursor_that_is_not_ours_is_refused(engine, cursor):
+    with pytest.raises(Refused) as refused:
+        await HistoryQueries(engine).page("default", EVERYTHING, limit=2, cursor=cursor)
+    assert [problem.path for problem in refused.value.problems] == ["cursor"]
+
+
+async def test_one_tenant_never_sees_another(engine, new_log, project):
+    mine, theirs = new_log(), new_log()
+    mine.request("mine", tenant="acme")
+    theirs.request("theirs", tenant="globex")
+    await project(engine, mine, partition=0)
+    await project(engine, theirs, partition=1)
+    queries = HistoryQueries(engine)
+    assert [item.execution_id for item in await all_pages(queries, tenant="acme")] == ["mine"]
+    assert await queries.get("acme", "theirs") is None
+    assert await queries.item("acme", "theirs") is None
+    assert (await queries.get("globex", "theirs")).tenant == "globex"
+    page = await queries.page("acme", EVERYTHING, limit=5, cursor=cursor_of(2**62, "zz", 9))
+    assert [item.execution_id for item in page.items] == ["mine"]
+
+
+async def test_one_execution_is_its_latest_run(engine, new_log, project):
+    log = new_log()
+    log.request("e")
+    log.succeed("e")
+    again = log.request("e", at=T0 + timedelta(days=3))
+    await project(engine, log)
+    queries = HistoryQueries(engine)
+    assert await queries.get("default", "e") == again
+    assert (await queries.item("default", "e")).status == "queued"
+    assert [item.status for item in await all_pages(queries)] == ["queued", "succeeded"]
+    assert await queries.get("default", "no such\x00one") is None
+
+
+async def test_counts_by_status(ids, engine):
+    assert await HistoryQueries(engine).counts_by_status() == {
+        Status.queued: 2,
+        Status.running: 1,
+        Status.succeeded: 1,
+        Status.awaiting_approval: 1,
+    }
+
+
+async def test_the_row_says_what_the_state_says(engine, new_log, project, read_rows):
+    log = new_log()
+    anomaly = Anomaly(anomaly_id="a-1", service_id="payment-api", metric_name="m", timestamp=T0)
+    log.request("e")
+    log.tell(log.latest["e"].request.model_copy(update={"execution_id": "f", "anomaly": anomaly, "runbook_version": 4}))
+    log.succeed("f")
+    await project(engine, log)
+    (_, row), _ = await read_rows(engine)
+    state = log.latest["f"]
+    since = {name: timedelta(microseconds=row[f"{name}_us"]) for name in ("requested", "started", "finished")}
+    epoch = T0 - timedelta(seconds=T0.timestamp())
+    assert (row["trigger_anomaly_id"], row["service_id"], row["runbook_version"]) == ("a-1", "payment-api", 4)
+    assert {name: epoch + value for name, value in since.items()} == {
+        "requested": state.request.at,
+        "started": state.started_at,
+        "finished": state.finished_at,
+    }
+    assert (row["last_offset"], row["terminal"], row["run"]) == (state.last_offset, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (EVERYTHING, "executions_by_time"),
+        (HistoryFilter(service_id="payment-api"), "executions_by_service"),
+        (HistoryFilter(runbook_name="r"), "executions_by_runbook"),
+        (HistoryFilter(status="succeeded"), "executions_by_status"),
+    ],
+)
+@pytest.mark.parametrize("cursor", [None, cursor_of(10**15, "e", 2)])
+async def test_a_page_is_read_off_an_index_without_sorting(sqlite_engine, wanted, index, cursor):
+    asked = []
+    event.listen(sqlite_engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    await HistoryQueries(sqlite_engine).page("default", wanted, limit=20, cursor=cursor)
+    ((statement, parameters),) = asked
+    async with sqlite_engine.connect() as connection:
+        rows = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
+    (plan,) = [row.detail for row in rows]
+    assert f"USING INDEX {index} (tenant=?" in plan
+    assert "TEMP B-TREE" not in plan
+    assert ("requested_us<?" in plan or "(requested_us,execution_id,run)<" in plan) == (cursor is not None)

@@ -1,0 +1,161 @@
+"""The advancing agent over fakes of the table and the log: what it keeps, sends and arms."""
+
+import asyncio
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from building import LEASE, T0, Story, requested, slack, story
+from prometheus_client import CollectorRegistry
+from waiting import until
+
+from app.core.events import TimerFired, write_event
+from app.core.execution import Execution
+from app.streams.advancing import Advancer
+from app.streams.figures import Figures
+from app.streams.index import row_of, state_of
+
+
+class FakeTable(dict):
+    """A table whose changes are counted."""
+
+    async def send_changes(self, publisher):
+        return []
+
+
+class FakeLog:
+    """Keeps what was sent."""
+
+    def __init__(self):
+        self.commands, self.letters, self.events = [], [], []
+
+    async def send_command(self, command):
+        self.commands.append(command)
+        return done()
+
+    async def send_dead_letter(self, source, error):
+        self.letters.append((source, str(error)))
+        return done()
+
+    async def publish_event(self, event):
+        self.events.append(event)
+
+
+def done():
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+async def fired(bench, count):
+    return len(bench.log.events) >= count
+
+
+class Bench:
+    """An advancer and its fakes; ``read`` hands it a record."""
+
+    def __init__(self):
+        self.table, self.log = FakeTable(), FakeLog()
+        self.now = T0
+        self.advancer = Advancer(self.table, self.log, None, lambda: self.now, Figures(CollectorRegistry()))
+        self.offset = 0
+
+    async def read(self, event, partition=0):
+        self.offset += 1
+        raw = event if isinstance(event, bytes) else write_event(event)
+        message = SimpleNamespace(topic="execution-events", partition=partition, offset=self.offset, key=b"default")
+        return await self.advancer._handle(SimpleNamespace(message=message, value=raw))
+
+    def state(self, execution_id="e"):
+        return self.advancer.index.get(execution_id)
+
+
+@pytest.fixture
+async def bench():
+    return Bench()
+
+
+def named(number, *steps, **fields):
+    return requested(*steps, **fields).model_copy(update={"execution_id": f"e{number}"})
+
+
+async def test_a_command_is_sent_once_however_often_something_happens(bench):
+    await bench.read(requested(slack()))
+    await bench.read(requested(slack()))
+    await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+    assert [command.command_id for command in bench.log.commands] == ["e/1/0/apply/1"]
+
+
+async def test_three_start_and_the_fourth_when_one_ends(bench):
+    for number in range(5):
+        await bench.read(named(number, slack()))
+    assert [command.execution_id for command in bench.log.commands] == ["e0", "e1", "e2"]
+    other = Story(named(1, slack()))
+    other.state = bench.state("e1")
+    common = {"execution_id": "e1", "run": other.state.run}
+    for event in other.does().events[1:]:
+        await bench.read(event.model_copy(update=common))
+    assert [command.execution_id for command in bench.log.commands] == ["e0", "e1", "e2", "e3"]
+    assert bench.advancer.index.queued() == {"default": 4}  # until their first event they all count as queued
+
+
+async def test_an_unreadable_record_is_put_aside(bench):
+    await bench.read(b"{")
+    ((source, error),) = bench.log.letters
+    assert (source.offset, source.value) == (1, b"{")
+    assert "not JSON" in error
+
+
+async def test_an_event_in_anothers_name_changes_nothing(bench):
+    await bench.read(requested(slack()))
+    before = bench.state()
+    await bench.read(TimerFired(tenant="other", execution_id="e", at=T0 + timedelta(days=1)))
+    assert bench.state() is before
+
+
+async def test_an_ended_execution_shrinks_to_a_marker_and_is_dropped_after_its_window(bench):
+    s = story(slack()).does()
+    for event in s.events:
+        await bench.read(event)
+    assert "marker" in bench.table["e"]
+    bench.now = T0 + timedelta(hours=24.5)
+    await bench.read(named(2, slack()))
+    assert bench.state() is not None
+    bench.now = T0 + timedelta(hours=25.1)
+    await bench.read(named(3, slack()))
+    assert bench.state() is None
+    assert "e" not in bench.table
+
+
+async def test_recovered_each_live_execution_is_looked_at_and_its_lease_still_runs_out(bench):
+    s = story(slack()).started()
+    bench.table["e"] = row_of(0, s.state)
+    bench.advancer.recover({0})
+    firing = asyncio.create_task(bench.advancer.timers.run())
+    await until(lambda: fired(bench, 1))
+    assert bench.log.events == [TimerFired(tenant="default", execution_id="e", at=T0)]
+    bench.offset = 10
+    await bench.read(bench.log.events[0])
+    bench.now = T0 + LEASE
+    bench.advancer.timers._changed.set()
+    await until(lambda: fired(bench, 2))
+    await bench.read(bench.log.events[1])
+    assert bench.state().status == "attention"
+    firing.cancel()
+
+
+async def test_recovered_what_was_outstanding_is_sent_again(bench):
+    bench.table["e"] = row_of(0, story(slack()).state)
+    bench.table["gone"] = row_of(1, story(slack()).state.now(run=5))
+    bench.advancer.recover({0})
+    await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+    assert [command.command_id for command in bench.log.commands] == ["e/1/0/apply/1"]
+    assert len(list(bench.advancer.index.live())) == 1
+
+
+def test_rows_round_trip():
+    s = story(slack())
+    assert state_of(row_of(3, s.state)) == s.state
+    marker = s.does().state.marker()
+    assert state_of(row_of(3, marker)) == marker
+    assert isinstance(state_of(row_of(3, story(slack()).state)), Execution)

@@ -1,0 +1,293 @@
+"""The executors over a fake table and log, with the real runner towards a real HTTP server."""
+
+import asyncio
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from building import T0, http, scale, slack, story
+from prometheus_client import CollectorRegistry
+from waiting import until
+
+from app.actions.runner import Runner
+from app.actions.scene import Clients
+from app.clients.http import HttpClient
+from app.clients.kubernetes import KubernetesClient
+from app.clients.network import NetworkPolicy
+from app.clients.secrets import Secrets
+from app.clients.slack import SlackClient
+from app.core.commands import write_command
+from app.core.errors import TemporaryError
+from app.streams.executing import LEDGER_KEPT, Ledger, StepExecutor
+from app.streams.figures import Figures
+
+
+class FakeTable(dict):
+    """A table whose changes are acknowledged when ``broker`` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.broker = asyncio.Event()
+        self.broker.set()
+
+    async def send_changes(self, publisher):
+        return [asyncio.ensure_future(self.broker.wait())]
+
+
+class FakeLog:
+    """Keeps what was published; refuses as often as it is told to."""
+
+    def __init__(self):
+        self.events, self.refusals = [], 0
+
+    async def publish_event(self, event):
+        if self.refusals:
+            self.refusals -= 1
+            raise TemporaryError("the broker is away")
+        self.events.append(event)
+
+    @property
+    def told(self):
+        return [event.type.removeprefix("step_") for event in self.events]
+
+
+class Record:
+    """A record as Faust hands it out."""
+
+    def __init__(self, value, partition=0, offset=1):
+        self.value = value
+        self.message = SimpleNamespace(topic="step-commands.http", partition=partition, offset=offset, key=b"e")
+        self.acked = False
+
+    def ack(self):
+        self.acked = True
+
+
+class Bench:
+    """An executor, and a target that answers when it may."""
+
+    def __init__(self, url):
+        self.url, self.now, self.monotonic = url, T0, 100.0
+        self.table, self.log = FakeTable(), FakeLog()
+        self.answer = asyncio.Event()
+        self.calls = []
+        self.opened = []
+        self.executor = self.worker("me")
+
+    def worker(self, incarnation):
+        clients = Clients(
+            HttpClient(NetworkPolicy(allow_loopback=True)), SlackClient(None), KubernetesClient(), Secrets()
+        )
+        self.opened.append(clients)
+        runner = Runner(clients, incarnation, 0.2, 60.0, lambda: self.now, lambda: self.monotonic)
+        ledger = Ledger(self.table, None, incarnation)
+        figures = Figures(CollectorRegistry())
+        executor = StepExecutor("http", runner, ledger, self.log, figures, concurrency=4)
+        executor.on_partitions({0})
+        return executor
+
+    def command(self, **fields):
+        return story(http(url=self.url, **fields)).command
+
+    async def take(self, command, executor=None, partition=0):
+        record = Record(write_command(command), partition)
+        await (executor or self.executor)._take(command, record)
+        return record
+
+
+@pytest.fixture
+async def bench():
+    async def post(request):
+        held.calls.append(request.headers["Idempotency-Key"])
+        await held.answer.wait()
+        return web.json_response({"ok": True})
+
+    application = web.Application()
+    application.router.add_route("*", "/", post)
+    async with TestServer(application) as server:
+        held = Bench(str(server.make_url("/")))
+        yield held
+        held.answer.set()
+        await held.executor.stop(5)
+        for clients in held.opened:
+            await clients.close()
+
+
+async def is_true(condition):
+    return condition()
+
+
+async def test_started_is_told_before_the_call_and_the_record_acknowledged_after_the_end(bench):
+    record = await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    assert bench.log.told == ["started"]
+    assert not record.acked
+    bench.answer.set()
+    await until(lambda: is_true(lambda: record.acked))
+    assert bench.log.told == ["started", "finished"]
+    assert bench.log.events[1].outcome.outcome == "succeeded"
+    assert bench.calls == ["e/1/0/apply/1"]
+
+
+async def test_nothing_acts_before_the_claim_is_on_the_broker(bench):
+    bench.table.broker.clear()
+    await bench.take(bench.command())
+    await asyncio.sleep(0)
+    assert (bench.log.told, bench.calls) == ([], [])
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: bench.calls))
+
+
+async def test_a_command_that_comes_again_is_begun_once(bench):
+    command = bench.command()
+    await bench.take(command)
+    again = await bench.take(command)
+    assert again.acked
+    bench.answer.set()
+    await until(lambda: is_true(lambda: "finished" in bench.log.told))
+    assert (await bench.take(command)).acked
+    assert len(bench.calls) == 1
+
+
+async def test_another_worker_waits_for_the_claim_to_run_out_and_says_interrupted(bench):
+    command = bench.command()
+    await bench.take(command)
+    await until(lambda: is_true(lambda: bench.calls))
+    other = bench.worker("other")
+    record = await bench.take(command, other)
+    await until(lambda: is_true(lambda: record.acked))
+    assert bench.log.told == ["started", "interrupted"]
+    assert len(bench.calls) == 1
+    await other.stop(0)
+
+
+async def test_a_revoked_command_is_never_begun(bench):
+    command = bench.command()
+    revoked = command.model_copy(update={"revoked": True})
+    await bench.take(revoked)
+    await until(lambda: is_true(lambda: bench.log.told == ["interrupted"]))
+    await bench.take(command)
+    assert bench.calls == []
+
+
+async def test_revoked_while_its_claim_is_on_the_way_it_is_not_begun(bench):
+    bench.table.broker.clear()
+    command = bench.command()
+    await bench.take(command)
+    await bench.take(command.model_copy(update={"revoked": True}))
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: bench.log.told))
+    assert (bench.log.told, bench.calls) == (["interrupted"], [])
+
+
+async def test_what_is_claimed_on_a_lost_partition_is_not_begun(bench):
+    bench.table.broker.clear()
+    await bench.take(bench.command())
+    bench.executor.on_partitions({1, 2})
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: bench.log.told))
+    assert (bench.log.told, bench.calls) == (["interrupted"], [])
+
+
+async def test_a_claim_that_has_run_out_is_not_acted_on(bench):
+    bench.table.broker.clear()
+    await bench.take(bench.command())
+    bench.monotonic += 1.0
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: "finished" in bench.log.told))
+    assert bench.log.told == ["started", "finished"]
+    assert "nothing was done" in bench.log.events[1].outcome.error.message
+    assert bench.calls == []
+
+
+async def test_the_log_is_told_however_long_it_takes(bench):
+    bench.answer.set()
+    bench.log.refusals = 1
+    record = await bench.take(bench.command())
+    await until(lambda: is_true(lambda: record.acked))
+    assert bench.log.told == ["started", "finished"]
+
+
+async def test_stopped_while_it_acts_the_outcome_is_unknown(bench):
+    await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    await bench.executor.stop(0)
+    assert bench.log.told == ["started", "finished"]
+    assert bench.log.events[1].outcome.outcome == "unknown"
+
+
+async def test_stopping_nothing_more_begins(bench):
+    bench.table.broker.clear()
+    record = await bench.take(bench.command())
+    stopping = asyncio.create_task(bench.executor.stop(5))
+    await asyncio.sleep(0)
+    bench.table.broker.set()
+    await stopping
+    assert (bench.log.told, bench.calls, record.acked) == (["interrupted"], [], True)
+
+
+async def test_no_answer_in_time_is_an_unknown_outcome(bench):
+    await bench.take(bench.command(timeout_seconds=0.05))
+    await until(lambda: is_true(lambda: "finished" in bench.log.told))
+    assert bench.log.events[1].outcome.outcome == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("step", "told", "said"),
+    [
+        (slack(), ["finished"], "Slack is not configured"),
+        (scale(), ["finished"], "Kubernetes is not configured"),
+        (slack(when="false"), ["skipped"], None),
+        (slack(when="nope > 1"), ["finished"], "when `nope > 1`"),
+        (slack(message="{{ nope }}"), ["finished"], "message: 'nope' is undefined"),
+        (scale(replicas="{{ 'x' }}"), ["finished"], "replicas after rendering"),
+        (http(headers={"A": "$MISSING"}, url="https://x.example"), ["finished"], "the secret $MISSING is missing"),
+    ],
+)
+async def test_what_cannot_be_planned_ends_before_it_starts(bench, step, told, said):
+    await bench.take(story(step).command)
+    await until(lambda: is_true(lambda: bench.log.told))
+    assert bench.log.told == told
+    if said is not None:
+        assert said in bench.log.events[0].outcome.error.message
+        assert bench.log.events[0].outcome.outcome == "failed"
+
+
+async def test_a_dry_run_plans_and_does_not_call(bench):
+    s = story(http(url=bench.url), http(url=bench.url, body={"x": "{{ steps[0].output.body.id }}"}), dry_run=True)
+    await bench.take(s.command)
+    await until(lambda: is_true(lambda: bench.log.told == ["prepared"]))
+    await bench.take(s.prepared().command)
+    await until(lambda: is_true(lambda: bench.log.told == ["prepared"] * 2))
+    assert bench.log.events[1].plan.params["body"] == {"x": "<<steps[0].output.body.id: known after it runs>>"}
+    assert bench.calls == []
+
+
+async def test_a_dry_run_says_when_a_number_is_not_known_yet(bench):
+    s = story(slack(), scale(replicas="{{ steps[0].output.count }}"), dry_run=True).prepared()
+    await bench.take(s.command)
+    await until(lambda: is_true(lambda: bench.log.told == ["prepared"]))
+    assert "depends on what earlier steps give back" in bench.log.events[0].plan.summary
+
+
+async def test_another_plan_than_the_approved_one_is_announced_and_not_applied(bench):
+    command = bench.command().model_copy(update={"expected_digest": "another"})
+    await bench.take(command)
+    await until(lambda: is_true(lambda: bench.log.told))
+    assert (bench.log.told, bench.calls) == (["prepared"], [])
+
+
+async def test_the_ledger_forgets_what_cannot_come_again():
+    table = FakeTable()
+    ledger = Ledger(table, None, "me")
+    await ledger.claim("old", 0, T0)
+    await ledger.claim("elsewhere", 1, T0)
+    await ledger.claim("new", 0, T0 + timedelta(seconds=1))
+    recovered = Ledger(table, None, "other")
+    recovered.recover()
+    await recovered.claim("newest", 0, T0 + LEDGER_KEPT + timedelta(seconds=0.5))
+    assert sorted(table) == ["elsewhere", "new", "newest"]
+    assert recovered.find("new").incarnation == "me"
+    assert recovered.find("old") is None

@@ -1,0 +1,94 @@
+import asyncio
+from datetime import timedelta
+
+from building import T0, scale, slack, story
+
+from app.core.errors import TemporaryError
+from app.streams.timers import Timers
+
+
+class Clock:
+    """A clock that stands where it is put."""
+
+    def __init__(self):
+        self.now = T0
+
+    def __call__(self):
+        return self.now
+
+
+class Fired:
+    """Remembers what fired; refuses as often as it is told to."""
+
+    def __init__(self, refusals=0):
+        self.executions = []
+        self.refusals = refusals
+        self.changed = asyncio.Event()
+
+    async def __call__(self, execution):
+        if self.refusals:
+            self.refusals -= 1
+            raise TemporaryError("the broker is away")
+        self.executions.append(execution)
+        self.changed.set()
+
+
+async def running(timers):
+    task = asyncio.create_task(timers.run())
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_deadline_fires_when_its_time_has_come():
+    clock, fired = Clock(), Fired()
+    timers = Timers(fired, clock)
+    waiting = story(scale(require_approval=True)).prepared().state
+    timers.arm(waiting)
+    task = await running(timers)
+    assert fired.executions == []
+    clock.now += timedelta(minutes=10)
+    timers.arm_now(waiting)  # wakes the loop, as any later deadline does
+    await asyncio.wait_for(fired.changed.wait(), 5)
+    assert fired.executions == [waiting]
+    task.cancel()
+
+
+async def test_a_deadline_is_replaced_and_disarmed():
+    clock, fired = Clock(), Fired()
+    timers = Timers(fired, clock)
+    s = story(slack())
+    command = s.command
+    timers.arm(s.started().state)
+    timers.arm(s.heartbeat(command, until=60).state)
+    clock.now += timedelta(seconds=30)
+    task = await running(timers)
+    assert fired.executions == []
+    timers.arm(s.finished(command).state)
+    clock.now += timedelta(seconds=600)
+    other = story(slack()).started().state.now(run=9)
+    timers.arm_now(other)
+    await asyncio.wait_for(fired.changed.wait(), 5)
+    assert fired.executions == [other]
+    task.cancel()
+
+
+async def test_a_broker_that_is_away_is_asked_again():
+    clock, fired = Clock(), Fired(refusals=1)
+    timers = Timers(fired, clock)
+    timers.arm_now(story(slack()).started().state)
+    task = await running(timers)
+    clock.now += timedelta(seconds=2)
+    timers._changed.set()
+    await asyncio.wait_for(fired.changed.wait(), 5)
+    assert len(fired.executions) == 1
+    task.cancel()
+
+
+async def test_cleared_nothing_fires():
+    fired = Fired()
+    timers = Timers(fired, Clock())
+    timers.arm_now(story(slack()).started().state)
+    timers.clear()
+    task = await running(timers)
+    assert fired.executions == []
+    task.cancel()

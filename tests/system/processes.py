@@ -1,0 +1,93 @@
+"""The real worker process and its API, as tests see them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+from waiting import until
+
+from app.development import make_token
+
+SECRET = "a secret of the tests that is long enough"
+DEMO_RUNBOOK = json.loads(Path("examples/demo/runbooks/scale-out-payment-api.json").read_text())
+ANOMALY = json.loads(Path("examples/demo/anomaly.json").read_text())
+
+
+class Api:
+    """The API as a client with a token sees it."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.session = session
+
+    async def call(self, method: str, path: str, body=None, roles=("admin",), tenant="default", **headers):
+        token = make_token(SECRET, "tester", list(roles), tenant)
+        headers["Authorization"] = f"Bearer {token}"
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.session.request(method, self.url + path, json=body, headers=named) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def get(self, path: str, **fields):
+        status, body = await self.call("GET", path, **fields)
+        assert status == 200, body
+        return body
+
+    async def put_runbook(self, runbook: dict):
+        status, body = await self.call("PUT", f"/api/v1/runbooks/{runbook['name']}", runbook)
+        assert status in (200, 201), body
+        return body
+
+    async def history(self, query="limit=200", **fields):
+        return (await self.get(f"/api/v1/runbooks/history?{query}", **fields))["items"]
+
+    async def ended(self, count: int, query="limit=200", timeout_s=60.0):
+        """The history once it holds this many executions, all of them ended."""
+
+        async def all_ended():
+            items = await self.history(query)
+            return items if len(items) >= count and all(item["finished_at"] for item in items) else None
+
+        return await until(all_ended, timeout_s)
+
+
+class WorkerProcess:
+    """``runbooks worker`` as a process; it can be killed and started again."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self.environment = environment
+        self.log = log
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "app.cli",
+                "worker",
+                env=os.environ | self.environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    async def ready(self, api: Api) -> None:
+        async def answers():
+            assert self.process is not None
+            assert self.process.returncode is None, self.log.read_text()[-4000:]
+            with contextlib.suppress(aiohttp.ClientError):
+                status, _ = await api.call("GET", "/readyz")
+                return status == 200
+            return False
+
+        await until(answers, 60)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await self.process.wait()

@@ -1,0 +1,149 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+from building import T0, plan, slack, story
+
+from app.core.decisions import why_not_signed
+from app.core.events import ApprovalDecided
+
+PATH = "/api/v1/executions/e/approvals"
+KEYS = {"key-1": b"k" * 32}
+
+
+def waits(*, by=None, **fields):
+    return story(slack(require_approval=True, **fields), slack(), by=by).prepared()
+
+
+@pytest.fixture
+def holds(world):
+    def put(told):
+        world.history.executions["e"] = told.state
+        return told.state
+
+    return put
+
+
+async def decide(web, sub="cho", **body):
+    return await web.call("POST", PATH, {"decision": "approve", **body}, roles=["approver"], sub=sub)
+
+
+async def test_an_approval_is_signed_bound_to_the_plan_and_answered_once_it_counts(web, world, holds):
+    state = holds(waits())
+    answer = await decide(web, step=0, comment="go")
+    assert (answer.status, answer.body["state"]) == (200, "approved")
+    assert (answer.body["status"], answer.body["approvers"]) == ("running", ["cho"])
+    (decision,) = world.log.decisions
+    assert why_not_signed(decision, KEYS) is None
+    assert decision.digest == state.steps[0].approval.digest
+    assert (decision.by, decision.source, decision.comment, decision.at) == ("cho", "api", "go", T0)
+    assert world.log.events == []
+
+
+async def test_a_rejection_halts(web, holds):
+    holds(waits())
+    answer = await decide(web, decision="reject", comment="not now")
+    assert (answer.status, answer.body["state"], answer.body["status"]) == (200, "rejected", "halted")
+    assert answer.body["reason"] == "rejected by cho: not now"
+
+
+async def test_the_step_that_waits_need_not_be_named(web, world, holds):
+    holds(waits())
+    assert (await decide(web)).status == 200
+    assert world.log.decisions[0].step == 0
+
+
+async def test_one_vote_of_two_leaves_it_pending(web, holds):
+    holds(waits(approvals_required=2))
+    answer = await decide(web)
+    assert (answer.status, answer.body["state"], answer.body["status"]) == (200, "pending", "awaiting_approval")
+    assert (await decide(web)).body["detail"] == "cho has decided already"
+    assert (await decide(web, sub="dan")).body["state"] == "approved"
+
+
+async def test_the_plan_that_the_decider_saw_may_be_named(web, world, holds):
+    state = holds(waits())
+    answer = await decide(web, digest="0" * 64)
+    assert (answer.status, answer.body["detail"]) == (409, "it was given for another plan")
+    assert world.log.decisions == []
+    assert (await decide(web, digest=state.steps[0].approval.digest)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("told", "body", "reason"),
+    [
+        (waits(), {"step": 1}, "the execution is not at step 1"),
+        (waits(), {"step": 99}, "the execution is not at step 99"),
+        (waits(approvers=["dan"]), {}, "cho is not among the step's approvers"),
+        (waits(by="cho"), {}, "cho asked for this run and may not approve it"),
+        (story(slack()), {}, "the execution is queued: no step waits for approval"),
+        (waits().cancel(), {}, "the execution is cancelled: no step waits for approval"),
+        (waits().decided("reject"), {}, "the execution is halted: no step waits for approval"),
+    ],
+)
+async def test_a_decision_that_would_not_count_is_refused_at_once(web, world, holds, told, body, reason):
+    holds(told)
+    answer = await decide(web, **body)
+    assert (answer.status, answer.body["detail"]) == (409, reason)
+    assert world.log.decisions == []
+
+
+async def test_the_deadline_counts_by_our_clock(web, world, holds):
+    holds(waits())
+    world.now = T0 + timedelta(minutes=10)
+    assert (await decide(web)).body["detail"] == "it came after the deadline"
+
+
+async def test_own_runs_may_be_approved_where_the_step_says_so(web, holds):
+    holds(waits(by="cho", allow_self_approval=True))
+    assert (await decide(web)).status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"decision": "maybe"}, {"decision": None}, {"step": -1}, {"step": "0"}, {"comment": "x" * 4097}, {"by": "eve"}],
+)
+async def test_a_wrong_body_is_refused(web, world, holds, body):
+    holds(waits())
+    assert (await decide(web, **body)).status == 400
+    assert world.log.decisions == []
+
+
+async def test_without_a_key_nobody_can_decide(world, serve, holds):
+    holds(waits())
+    answer = await decide(await serve(world.parts(signing=None)))
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+    assert world.log.decisions == []
+
+
+async def test_a_decision_that_does_not_show_in_time_is_recorded(web, world, holds):
+    holds(waits())
+    world.log.records_decisions = False
+    answer = await decide(web)
+    assert (answer.status, answer.body) == (202, {"execution_id": "e", "state": "recorded"})
+
+
+@pytest.mark.parametrize("first", ["reject", "approve"])
+async def test_another_decision_that_came_first_is_told(web, world, holds, first):
+    told = waits()
+    holds(told)
+    world.log.records_decisions = False
+    asking = asyncio.ensure_future(decide(web))
+    await world.log.written.wait()
+    other = ApprovalDecided(tenant="default", execution_id="e", at=T0, step=0, decision=first, by="dan")
+    world.history.fold(other, 500)
+    answer = await asking
+    assert answer.status == 409
+    assert answer.body["detail"].startswith("something else came first: the execution is ")
+
+
+async def test_a_plan_that_is_asked_for_anew_meanwhile_is_no_refusal(web, world, holds):
+    """The vote may have counted for the plan before: nobody is told otherwise."""
+    told = waits()
+    holds(told)
+    world.log.records_decisions = False
+    asking = asyncio.ensure_future(decide(web))
+    await world.log.written.wait()
+    told.decided(by="dan").prepared(plan("something else"))
+    holds(told)
+    assert (await asking).status == 202

@@ -1,0 +1,234 @@
+"""Keys of a JWKS: RS256 and ES256, rotation, unknown keys, and a server that does not answer."""
+
+import base64
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+
+import jwt
+import pytest
+from aiohttp import web as aiohttp_web
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from app.web.auth import auth_middleware, caller_of
+from app.web.parts import TokenRules
+from app.web.problems import problems_middleware
+
+ALGORITHMS = {"RS256": jwt.algorithms.RSAAlgorithm, "ES256": jwt.algorithms.ECAlgorithm}
+
+
+@pytest.fixture(scope="module")
+def rsa_key():
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture(scope="module")
+def ec_key():
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def public(key, kid, algorithm, **fields):
+    described = json.loads(ALGORITHMS[algorithm].to_jwk(key.public_key()))
+    return {**described, "kid": kid, "use": "sig", "alg": algorithm, **fields}
+
+
+def signed(key, kid, algorithm, **claims):
+    now = datetime.now(UTC)
+    whole = {"sub": "ann", "tenant": "default", "roles": ["viewer"], "exp": now + timedelta(minutes=5), "aud": "us"}
+    return jwt.encode(whole | claims, key, algorithm=algorithm, headers={"kid": kid} if kid else None)
+
+
+class KeyServer:
+    """Serves a key set, counts who asks, and can fail."""
+
+    def __init__(self) -> None:
+        self.keys = []
+        self.asked = 0
+        self.body: bytes | None = None
+        self.status = 200
+
+    async def serve(self, _):
+        self.asked += 1
+        body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
+        return aiohttp_web.Response(body=body, status=self.status, content_type="application/json")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def key_server():
+    return KeyServer()
+
+
+@pytest.fixture
+async def let_in(aiohttp_server, aiohttp_client, key_server, clock):
+    """The status that a token gets from an application that asks the key server."""
+    keys = aiohttp_web.Application()
+    keys.router.add_get("/jwks", key_server.serve)
+    served = await aiohttp_server(keys)
+    rules = TokenRules(jwks_url=str(served.make_url("/jwks")), audience="us", leeway_s=30)
+
+    async def who(request):
+        return aiohttp_web.Response(text=caller_of(request).subject)
+
+    guarded = aiohttp_web.Application(
+        middlewares=[problems_middleware, auth_middleware(rules, {"who": ("viewer",)}, clock)]
+    )
+    guarded.router.add_get("/who", who, name="who")
+    client = await aiohttp_client(guarded)
+
+    async def status(token):
+        async with client.get("/who", headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status in {200, 401} or response.headers["Retry-After"]
+            return response.status
+
+    return status
+
+
+async def test_both_algorithms_are_let_in(let_in, key_server, rsa_key, ec_key):
+    key_server.keys = [public(rsa_key, "r", "RS256"), public(ec_key, "e", "ES256")]
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    assert await let_in(signed(ec_key, "e", "ES256")) == 200
+    assert key_server.asked == 1
+
+
+async def test_an_algorithm_may_be_left_out_of_the_key(let_in, key_server, rsa_key):
+    described = public(rsa_key, "r", "RS256")
+    described.pop("alg")
+    key_server.keys = [described]
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+
+
+async def test_claims_are_checked_as_with_a_secret(let_in, key_server, rsa_key):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    past = datetime.now(UTC)
+    assert await let_in(signed(rsa_key, "r", "RS256", exp=past - timedelta(seconds=20))) == 200
+    assert await let_in(signed(rsa_key, "r", "RS256", exp=past - timedelta(seconds=60))) == 401
+    assert await let_in(signed(rsa_key, "r", "RS256", exp=past - timedelta(seconds=20), aud="others")) == 401
+    assert await let_in(signed(rsa_key, "r", "RS256", aud="others")) == 401
+
+
+async def test_a_key_checks_its_own_algorithm_only(let_in, key_server, rsa_key, ec_key):
+    key_server.keys = [public(rsa_key, "r", "RS256"), public(ec_key, "e", "ES256")]
+    assert await let_in(signed(rsa_key, "e", "RS256")) == 401
+    assert await let_in(signed(ec_key, "r", "ES256")) == 401
+    assert await let_in(signed(rsa_key, "r", "RS512")) == 401
+    assert await let_in(signed(rsa_key, "r", "PS256")) == 401
+
+
+async def test_a_public_key_is_no_secret(let_in, key_server, rsa_key):
+    """The confusion attack: HS256 with the public key, which everybody knows, as its secret."""
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    pem = rsa_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def part(value):
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
+
+    head = part({"alg": "HS256", "kid": "r", "typ": "JWT"})
+    said = part({"sub": "ann", "tenant": "default", "roles": ["admin"], "exp": 9999999999, "aud": "us"})
+    mark = base64.urlsafe_b64encode(hmac.new(pem, head + b"." + said, hashlib.sha256).digest()).rstrip(b"=")
+    assert await let_in((head + b"." + said + b"." + mark).decode()) == 401
+
+
+async def test_a_token_names_its_key(let_in, key_server, rsa_key):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    assert await let_in(signed(rsa_key, None, "RS256")) == 401
+
+
+async def test_another_key_under_a_known_name_is_refused(let_in, key_server, rsa_key):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert await let_in(signed(stranger, "r", "RS256")) == 401
+
+
+async def test_unknown_keys_are_asked_for_once_in_thirty_seconds(let_in, key_server, rsa_key, clock):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    for number in range(20):
+        assert await let_in(signed(rsa_key, f"made up {number}", "RS256")) == 401
+    assert key_server.asked == 1
+    clock.seconds += 31
+    assert await let_in(signed(rsa_key, "made up", "RS256")) == 401
+    assert key_server.asked == 2
+
+
+async def test_a_new_key_is_let_in_and_a_withdrawn_one_is_not(let_in, key_server, rsa_key, ec_key, clock):
+    key_server.keys = [public(rsa_key, "old", "RS256")]
+    assert await let_in(signed(rsa_key, "old", "RS256")) == 200
+    key_server.keys = [public(ec_key, "new", "ES256")]
+    clock.seconds += 31
+    assert await let_in(signed(ec_key, "new", "ES256")) == 200
+    assert await let_in(signed(rsa_key, "old", "RS256")) == 401
+
+
+async def test_a_withdrawn_key_is_noticed_although_nobody_uses_a_new_one(let_in, key_server, rsa_key, clock):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    key_server.keys = []
+    clock.seconds += 299
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    clock.seconds += 2
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 401
+
+
+@pytest.mark.parametrize("body", [b"not JSON", b"[]", b"{}", b'{"keys": 5}', b'{"keys": [5]}'])
+async def test_a_server_without_a_key_set_is_our_fault_and_not_the_callers(let_in, key_server, rsa_key, body, clock):
+    key_server.body = body
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 503
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 503
+    assert key_server.asked == 1
+    key_server.body, key_server.keys = None, [public(rsa_key, "r", "RS256")]
+    clock.seconds += 3
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+
+
+async def test_known_keys_outlast_an_outage_for_an_hour(let_in, key_server, rsa_key, clock):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    key_server.status = 500
+    clock.seconds += 3500
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    assert key_server.asked == 2
+    clock.seconds += 200
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 503
+
+
+async def test_keys_that_are_no_public_signing_keys_are_left_out(let_in, key_server, rsa_key, ec_key):
+    small = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    private = {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(ec_key)), "kid": "private", "alg": "ES256"}
+    secret = {"kty": "oct", "k": base64.urlsafe_b64encode(b"s" * 32).decode(), "kid": "oct", "alg": "HS256"}
+    key_server.keys = [
+        public(rsa_key, "r", "RS256"),
+        public(rsa_key, "for encryption", "RS256", use="enc"),
+        public(small, "small", "RS256"),
+        public(rsa_key, "other algorithm", "RS256", alg="RS512"),
+        {"kty": "RSA", "kid": "broken", "n": "x", "alg": "RS256"},
+        {"kty": "?", "kid": "unknown kind"},
+        private,
+        secret,
+        {name: value for name, value in public(rsa_key, "", "RS256").items() if name != "kid"},
+    ]
+    assert await let_in(signed(rsa_key, "r", "RS256")) == 200
+    for kid, key, algorithm in [
+        ("for encryption", rsa_key, "RS256"),
+        ("other algorithm", rsa_key, "RS512"),
+        ("private", ec_key, "ES256"),
+        ("oct", "s" * 32, "HS256"),
+    ]:
+        assert await let_in(signed(key, kid, algorithm)) == 401
+    with pytest.warns(jwt.InsecureKeyLengthWarning):
+        weak = signed(small, "small", "RS256")
+    assert await let_in(weak) == 401
