@@ -12,6 +12,8 @@ async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 30.0
     """The first true answer of the condition; fails after timeout_s with its last one."""
     deadline = time.monotonic() + timeout_s
     while not (answer := await condition()):
-        assert time.monotonic() < deadline, f"{condition.__qualname__} did not hold within {timeout_s} s: {answer!r}"
+        assert time.monotonic() < deadline, (
+            f"{getattr(condition, '__qualname__', condition)} did not hold within {timeout_s} s: {answer!r}"
+        )
         await asyncio.sleep(POLL_S)
     return answer

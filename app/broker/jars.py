@@ -11,6 +11,8 @@ from app.core.errors import ConfigurationError
 
 KAFKA_VERSION = "4.1.1"
 GROUP, ARTIFACT = "org.apache.kafka", "kafka_2.13"
+LOGGER = ("org.slf4j", "slf4j-simple", "1.7.36")
+"""Kafka's own choice of a logger is not among its dependencies; this one writes to standard error."""
 RUN_SCOPES = frozenset({None, "compile", "runtime"})
 MEGABYTE = 1024 * 1024
 Progress = Callable[[str], None]
@@ -29,7 +31,7 @@ def kafka_classpath(cache_dir: Path, progress: Progress) -> list[Path]:
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _locked(cache_dir / "kafka-jars.lock"):
-        listing = cache_dir / f"kafka-{KAFKA_VERSION}.json"
+        listing = cache_dir / f"kafka-{KAFKA_VERSION}-slf4j-{LOGGER[2]}.json"
         jars = _complete(listing)
         if jars is None:
             jars = _fetch(cache_dir / "jars", progress)
@@ -62,7 +64,10 @@ def _fetch(folder: Path, progress: Progress) -> list[Path]:
         context = MavenContext(repo_cache=folder, resolver=PythonResolver(), timeout=60)
         component = context.project(GROUP, ARTIFACT).at_version(KAFKA_VERSION)
         found, _ = Model(component.pom(), context).dependencies()
-        artifacts = [component.artifact(), *(one.artifact for one in found if one.scope in RUN_SCOPES)]
+        group, name, version = LOGGER
+        logger = context.project(group, name).at_version(version)
+        chosen = [one.artifact for one in found if one.scope in RUN_SCOPES]
+        artifacts = [component.artifact(), logger.artifact(), *chosen]
         return list(_download(artifacts, progress))
     except (RuntimeError, OSError, ValueError) as error:
         raise ConfigurationError(f"Apache Kafka {KAFKA_VERSION} could not be fetched: {error}; try again") from error

@@ -22,6 +22,8 @@ from app.core.errors import ConfigurationError
 HOST = "127.0.0.1"
 READY_TIMEOUT_S = 90.0
 STOP_GRACE_S = 15.0
+SAID = "kafka.log"
+MAX_SAID_BYTES = 10 * 1024 * 1024
 LOG_TAIL_LINES = 15
 JVM_OPTIONS = (
     "-Xms128m",
@@ -31,6 +33,9 @@ JVM_OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
     "--enable-native-access=ALL-UNNAMED",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ssXXX",
 )
 PROPERTIES = """\
 process.roles=broker,controller
@@ -54,25 +59,6 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.segment.delete.delay.ms=1000
-"""
-LOG4J = """\
-Configuration:
-  status: error
-  Appenders:
-    RollingFile:
-      name: file
-      fileName: "{log}"
-      filePattern: "{log}.%i"
-      PatternLayout: {{pattern: "%d %p %c{{1}} %m%n"}}
-      SizeBasedTriggeringPolicy: {{size: "10MB"}}
-      DefaultRolloverStrategy: {{max: 3}}
-  Loggers:
-    Root:
-      level: WARN
-      AppenderRef: {{ref: file}}
-    Logger:
-      - name: kafka.server.KafkaRaftServer
-        level: INFO
 """
 
 
@@ -99,6 +85,7 @@ class EmbeddedKafka:
         self._process: asyncio.subprocess.Process | None = None
         self._lock: IO[str] | None = None
         self._java_pid: int | None = None
+        self._said_before = 0
 
     @property
     def bootstrap_servers(self) -> str:
@@ -130,8 +117,7 @@ class EmbeddedKafka:
             jars = await asyncio.to_thread(kafka_classpath, self._cache_dir, self._progress)
             self._port = self._choose_port()
             self._write_configuration()
-            java = [str(_java()), *JVM_OPTIONS, f"-Dlog4j2.configurationFile={self._dir / 'log4j2.yaml'}"]
-            command = [*java, "-cp", os.pathsep.join(map(str, jars))]
+            command = [str(_java()), *JVM_OPTIONS, "-cp", os.pathsep.join(map(str, jars))]
             if not (self._dir / "data" / "meta.properties").exists():
                 await self._format(command)
             await self._spawn([*command, "kafka.Kafka", str(self._dir / "server.properties")])
@@ -199,12 +185,12 @@ class EmbeddedKafka:
             host=HOST, port=self._port, controller_port=_free_port(), data=self._dir / "data"
         )
         (self._dir / "server.properties").write_text(properties)
-        (self._dir / "log4j2.yaml").write_text(LOG4J.format(log=self._dir / "kafka.log"))
 
     async def _format(self, command: list[str]) -> None:
         self._progress("formatting Kafka's data folder …")
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._dir / "server.properties")]
+        configuration = str(self._dir / "server.properties")
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", configuration]
         process = await asyncio.create_subprocess_exec(
             *command,
             *tool,
@@ -218,9 +204,13 @@ class EmbeddedKafka:
 
     async def _spawn(self, command: list[str]) -> None:
         supervisor = [sys.executable, "-I", str(Path(__file__).with_name("supervise.py"))]
+        said = self._dir / SAID
+        if said.exists() and said.stat().st_size > MAX_SAID_BYTES:
+            said.replace(said.with_suffix(".old"))
+        self._said_before = said.stat().st_size if said.exists() else 0
         self._process = await asyncio.create_subprocess_exec(
             *supervisor,
-            str(self._dir / "kafka.out"),
+            str(said),
             str(STOP_GRACE_S),
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -258,12 +248,10 @@ class EmbeddedKafka:
             await admin.close()
 
     def _last_words(self) -> str:
-        lines: list[str] = []
-        for name in ("kafka.log", "kafka.out"):
-            path = self._dir / name
-            if path.exists():
-                lines += path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return "\n".join(lines) or "nothing"
+        said = (self._dir / SAID).read_bytes()[self._said_before :]
+        lines = said.decode(errors="replace").splitlines()
+        told = [line for line in lines if not line.startswith(("\tat ", "\t... "))]
+        return "\n".join(told[-LOG_TAIL_LINES:]) or "nothing"
 
 
 def _java() -> Path:

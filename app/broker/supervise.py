@@ -6,6 +6,7 @@ It imports nothing of the project, so that it starts at once.
 """
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def main(log: str, grace_s: float, command: list[str]) -> int:
         )
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
+            pass
         java.terminate()
         try:
             java.wait(grace_s)

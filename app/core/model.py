@@ -16,6 +16,7 @@ Instant = AwareDatetime
 """A moment: always aware; written as RFC 3339."""
 
 JsonObject = dict[str, JsonValue]
+MAX_PROBLEMS = 100
 
 
 class Frozen(BaseModel):
@@ -35,8 +36,16 @@ def digest(value: object) -> str:
 
 
 def problems_of(error: ValidationError, root: type[BaseModel]) -> list[Problem]:
-    """What pydantic found, each with a readable path and, for an unknown field, the nearest known one."""
-    return [_problem(detail, root) for detail in error.errors(include_url=False)]
+    """What pydantic found, each with a readable path and, for an unknown field, the nearest known one.
+
+    At most 100: more are only counted. A list that is too short only because its entries are wrong is not told.
+    """
+    details = error.errors(include_url=False)
+    wrong = {detail["loc"][:-depth] for detail in details for depth in range(1, len(detail["loc"]))}
+    told = [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in wrong]
+    problems = [_problem(detail, root) for detail in told[:MAX_PROBLEMS]]
+    more = len(told) - len(problems)
+    return [*problems, Problem("", f"and {more} more problems")] if more else problems
 
 
 def _problem(detail: ErrorDetails, root: type[BaseModel]) -> Problem:

@@ -1,5 +1,7 @@
 """The topics: declared in ``topics.yaml``, compared with the broker, created where missing."""
 
+import asyncio
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ APPROVAL_DECISIONS = "approval-decisions"
 RUNBOOK_DEFINITIONS = "runbook-definitions"
 DEAD_LETTERS = "dead-letters"
 DAY_MS = 24 * 3600 * 1000
+LISTED_TIMEOUT_S = 30.0
+LISTED_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,27 @@ async def ensure_topics(connection: KafkaConnection, specs: tuple[TopicSpec, ...
         ) from error
     try:
         missing, wrong = await missing_and_wrong(admin, specs)
+        if create and missing and not wrong:
+            await _create(admin, missing)
+            wrong = await _when_all_are_there(admin, specs)
         if wrong:
             raise ConfigurationError("; ".join(wrong) + ": make the declaration and the broker agree, then start again")
-        if create and missing:
-            await _create(admin, missing)
         return [spec.name for spec in missing]
     finally:
         await admin.close()
+
+
+async def _when_all_are_there(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...]) -> list[str]:
+    """Wait until the broker lists every topic: it does so a moment after it said that they are created."""
+    deadline = time.monotonic() + LISTED_TIMEOUT_S
+    while True:
+        missing, wrong = await missing_and_wrong(admin, specs)
+        if not missing:
+            return wrong
+        if time.monotonic() > deadline:
+            named = ", ".join(spec.name for spec in missing)
+            raise ConfigurationError(f"the broker created these topics and does not list them: {named}; start again")
+        await asyncio.sleep(LISTED_POLL_S)
 
 
 async def _create(admin: AIOKafkaAdminClient, missing: list[TopicSpec]) -> None:

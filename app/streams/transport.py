@@ -1,16 +1,27 @@
-"""Faust's transport with short waits in its fetcher.
+"""Faust's transport, with its own count of what may be committed and with short waits in its fetcher.
 
-aiokafka keeps one fetch in flight for each node. While it waits for data, a partition whose records were just handed
-out is not part of it, so a new record there waits for the whole fetch to come back: up to the 1.5 s that Faust sets.
-And while one partition of a node has records that nobody has taken yet, nothing at all is fetched from that node for
-up to 100 ms. With several topics on one node these two are the tail of every hop. Short waits bound it, at the price
-of some idle polls; docs/performance.md has the figures.
+Commits: see ``deliveries``. A seek also makes what was fetched before it worthless, so that is fetched again instead
+of being taken for records after a gap.
+
+Waits: aiokafka keeps one fetch in flight for each node. While it waits for data, a partition whose records were just
+handed out is not part of it, so a new record there waits for the whole fetch to come back: up to the 1.5 s that Faust
+sets. And while one partition of a node has records that nobody has taken yet, nothing at all is fetched from that node
+for up to 100 ms. With several topics on one node these two are the tail of every hop. Short waits bound it, at the
+price of some idle polls; docs/performance.md has the figures.
 """
 
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
-from faust.types import AppT
+from faust.types import TP, AppT, Message
+from faust.types.transports import ConsumerCallback, TPorTopicSet
+from mode.utils.futures import notify
+
+from app.streams.deliveries import Deliveries
 
 FETCH_WAIT_MS = 10
 PREFETCH_BACKOFF_S = 0.01
@@ -31,8 +42,63 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
+    """A consumer that commits nothing past a record that is not acknowledged."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deliveries: defaultdict[TP, Deliveries] = defaultdict(Deliveries)
+        self._seeks = 0
+        self._hand_out: ConsumerCallback = self.callback  # type: ignore[has-type]
+        self.callback = self._deliver
+
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _deliver(self, message: Message) -> None:
+        if self.app.topics.acks_enabled_for(message.topic):
+            self._deliveries[message.tp].deliver(message.offset)
+        await self._hand_out(message)
+
+    def ack(self, message: Message) -> bool:
+        """Note that all that came of the message is safe; False when that was known."""
+        if message.acked:
+            return False
+        message.acked = True
+        self._unacked_messages.discard(message)
+        self._n_acked += 1
+        if message.tp in self._deliveries:
+            self._deliveries[message.tp].acknowledge(message.offset)
+        notify(self._waiting_for_ack)
+        return True
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._deliveries[tp].committable()
+
+    def _filter_tps_with_pending_acks(self, topics: TPorTopicSet | None = None) -> Iterator[TP]:
+        return (tp for tp in list(self._deliveries) if topics is None or tp in topics or tp.topic in topics)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Forget what was handed out of them: their new owner begins at the committed offset."""
+        for tp in revoked:
+            self._deliveries.pop(tp, None)
+        await super().on_partitions_revoked(revoked)
+
+    async def perform_seek(self) -> None:
+        """Go back to the committed offsets."""
+        self._seeks += 1
+        await super().perform_seek()
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
+        """Yield what was fetched; after a seek made meanwhile, seek once more instead and yield no more."""
+        seeks = self._seeks
+        async with contextlib.aclosing(super().getmany(timeout)) as fetched:
+            async for tp, message in fetched:
+                if self._seeks != seeks:
+                    break
+                yield tp, message
+        if self._seeks != seeks:
+            with contextlib.suppress(IllegalStateError):  # a rebalance took the partitions: it seeks when it is done
+                await self.perform_seek()
 
 
 class QuickTransport(driver.Transport):  # type: ignore[misc]

@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 import pytest
 from aiohttp import web
@@ -210,9 +211,18 @@ async def test_a_proxy_in_the_environment_is_not_asked(clients, monkeypatch):
     assert (await read(clients.kubernetes)).replicas == 3
 
 
-async def test_many_first_requests_open_one_session(clients):
-    counts = await asyncio.gather(*(read(clients.kubernetes) for _ in range(8)))  # an unclosed session would warn
+async def test_many_first_requests_log_in_once(stand_ins, tmp_path):
+    credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+    (tmp_path / "credential").write_text(json.dumps({**credential, "status": {"token": "kubernetes-stand-in"}}))
+    path = kubeconfig(tmp_path / "kubeconfig", stand_ins.url + "/kubernetes")
+    script = f"echo once >> {tmp_path}/logins; cat {tmp_path}/credential"
+    execution = {"apiVersion": credential["apiVersion"], "command": "sh", "args": ["-c", script]}
+    path.write_text(path.read_text().replace("{token: t}", json.dumps({"exec": execution})))
+    client = KubernetesClient(kubeconfig=path)
+    counts = await asyncio.gather(*(read(client) for _ in range(8)))
+    await client.close()
     assert {one.replicas for one in counts} == {3}
+    assert (tmp_path / "logins").read_text() == "once\n"
 
 
 async def test_off_names_the_settings():

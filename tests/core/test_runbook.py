@@ -82,6 +82,19 @@ def test_every_problem_is_told():
     assert str(error) == "steps[0].channel: field is required; stepz: unknown field (did you mean 'steps'?)"
 
 
+def test_one_wrong_step_is_one_problem():
+    content = {**PAGE, "steps": [{**PAGE["steps"][0], "chanel": "x"}]}
+    with pytest.raises(RunbookRefused) as caught:
+        read_runbook(content)
+    assert str(caught.value) == "steps[0].chanel: unknown field (did you mean 'channel'?)"
+
+
+def test_a_flood_of_problems_is_counted():
+    problems = refused(lambda r: r.update({f"x{number}": 1 for number in range(250)})).problems
+    assert len(problems) == 101
+    assert str(problems[-1]) == "and 150 more problems"
+
+
 def test_templates_are_checked_wherever_they_stand():
     error = refused(lambda r: r["steps"][2].update(body={"list": [{"deep": "{% if %}"}]}))
     assert error.problems[0].path == "steps[2].body.list[0].deep"

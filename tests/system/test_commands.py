@@ -1,0 +1,131 @@
+"""The command line against a real worker and broker."""
+
+import asyncio
+import json
+import os
+import sys
+
+import jwt
+import pytest
+from processes import DEMO_RUNBOOK, SECRET
+from waiting import until
+
+from app.development import make_token
+
+
+@pytest.fixture
+def runbooks(environment, api, tmp_path):
+    """Run a command; its status, output and errors."""
+    tokens = {"API_URL": api.url, "RUNBOOKS_TOKEN": make_token(SECRET, "cli", ["admin"])}
+    servers = {"KAFKA_BOOTSTRAP_SERVERS": environment["RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS"]}
+
+    async def call(*arguments, stdin=b"", **more):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.cli",
+            *map(str, arguments),
+            env=os.environ | environment | tokens | servers | more,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate(stdin)
+        return process.returncode, out.decode(), err.decode()
+
+    return call
+
+
+async def test_from_definitions_to_history(runbooks, worker, api, tmp_path, stand_ins):
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    path = folder / "scale.json"
+    path.write_text(json.dumps(DEMO_RUNBOOK))
+    assert await runbooks("validate", path) == (0, f"{path}: scale-out-payment-api is valid, 3 steps\n", "")
+    assert await runbooks("apply", folder) == (0, "scale-out-payment-api: version 1 is in force\n", "")
+    assert (await runbooks("apply", folder))[1] == "scale-out-payment-api: version 1 is in force\n"
+
+    status, out, _ = await runbooks("execute", "scale-out-payment-api", "--dry-run")
+    assert status == 0
+    assert "2. Scale production/payment-api from 3 to 5: planned" in out
+    assert stand_ins.replicas == {"production/payment-api": 3}
+
+    status, out, _ = await runbooks("publish-anomaly", "examples/demo/anomaly.json")
+    assert (status, out.startswith("recorded at anomaly-events/")) == (0, True)
+    lines = b'{"service_id":"other","metric_name":"m"}\n{"service_id":"other","metric_name":"m"}\n'
+    assert (await runbooks("publish-anomaly", "-", stdin=lines))[1].count("recorded at") == 2
+    await api.ended(2)
+    status, out, _ = await runbooks("history", "--service-id", "payment-api", "--limit", "1")
+    assert (status, out.count("execution "), "succeeded in" in out) == (0, 1, True)
+    status, out, _ = await runbooks("history", "--json")
+    assert [json.loads(line)["dry_run"] for line in out.splitlines()] == [False, True]
+
+
+async def test_refusals_are_one_message_and_exit_status_1(runbooks, worker, tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({**DEMO_RUNBOOK, "stepz": []}))
+    expected = f"runbooks: {path}: stepz: unknown field (did you mean 'steps'?)\n"
+    assert await runbooks("validate", path) == (1, "", expected)
+    status, _, err = await runbooks("execute", "scale-out-paymnt-api")
+    assert (status, err.startswith("runbooks: no runbook")) == (1, True)
+    status, _, err = await runbooks("history", API_URL="http://127.0.0.1:1")
+    assert (status, err.startswith("runbooks: no API answers at")) == (1, True)
+    status, _, err = await runbooks("history", RUNBOOKS_TOKEN="x")
+    assert (status, err.startswith("runbooks: ")) == (1, True)
+    assert (await runbooks("publish-anomaly", "-"))[2] == "runbooks: there is no anomaly event in the input\n"
+    status, _, err = await runbooks("worker", RUNBOOKS_API__PORT="x")
+    assert (status, err.startswith("runbooks: the settings are wrong: api.port")) == (1, True)
+
+
+async def test_dead_letters_are_listed_and_requeued(runbooks, worker, publish, api):
+    await publish("anomaly-events", b"{broken")
+
+    async def listed():
+        _, out, _ = await runbooks("dead-letters", "list")
+        return [json.loads(line) for line in out.splitlines()]
+
+    (letter,) = await until(listed)
+    assert (letter["source-topic"], letter["value"]) == ("anomaly-events", "{broken")
+    assert "not JSON" in letter["error"]
+    status, out, _ = await runbooks("dead-letters", "requeue", letter["offset"])
+    assert (status, out.startswith("recorded at anomaly-events/")) == (0, True)
+
+    async def two():
+        return len(await listed()) == 2
+
+    await until(two)
+    assert (await runbooks("dead-letters", "requeue", 99))[0] == 1
+
+
+async def test_topics_are_checked_and_applied(runbooks):
+    status, out, _ = await runbooks("topics", "check")
+    assert (status, "missing: execution-events" in out) == (1, True)
+    status, out, _ = await runbooks("topics", "apply")
+    assert (status, "created: execution-events" in out) == (0, True)
+    assert (await runbooks("topics", "check"))[:2] == (0, "all topics are as declared\n")
+
+
+async def test_a_token_for_development(runbooks):
+    status, out, _ = await runbooks("token", "--role", "viewer", "--role", "operator", "--subject", "ann")
+    claims = jwt.decode(out.strip(), SECRET, algorithms=["HS256"])
+    assert (status, claims["sub"], claims["roles"], claims["tenant"]) == (0, "ann", ["viewer", "operator"], "default")
+    status, _, err = await runbooks("token", "--role", "viewer", RUNBOOKS_API__JWT_SECRET="")
+    assert (status, "set RUNBOOKS_API__JWT_SECRET" in err) == (1, True)
+
+
+async def test_approve_and_reject(runbooks, worker, api, publish):
+    guarded = {**DEMO_RUNBOOK, "steps": [{**DEMO_RUNBOOK["steps"][1], "require_approval": True}]}
+    await api.put_runbook(guarded)
+    for decision, status in (("approve", "succeeded"), ("reject", "halted")):
+        body = {"runbook_name": guarded["name"]}
+        _, accepted = await api.call("POST", "/api/v1/runbooks/execute", body)
+        path = f"/api/v1/executions/{accepted['execution_id']}"
+        await until(lambda path=path: has(api, path, "status", "awaiting_approval"))
+        code, out, err = await runbooks(decision, accepted["execution_id"], "--comment", "why not")
+        assert (code, err) == (0, ""), out
+        await until(lambda path=path, status=status: has(api, path, "status", status))
+        assert (await api.get(path))["approvers"] == ["cli"]
+
+
+async def has(api, path, field, value):
+    return (await api.get(path))[field] == value
