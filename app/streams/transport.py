@@ -1,7 +1,8 @@
 """Faust's transport, with its own count of what may be committed and with short waits in its fetcher.
 
 Commits: see ``deliveries``. A seek also makes what was fetched before it worthless, so that is fetched again instead
-of being taken for records after a gap.
+of being taken for records after a gap. And where nothing was committed yet, going back to the committed offset means
+the beginning: aiokafka would stay where it is, after records that were fetched and dropped.
 
 Waits: aiokafka keeps one fetch in flight for each node. While it waits for data, a partition whose records were just
 handed out is not part of it, so a new record there waits for the whole fetch to come back: up to the 1.5 s that Faust
@@ -12,7 +13,7 @@ price of some idle polls; docs/performance.md has the figures.
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from aiokafka.errors import IllegalStateError
@@ -28,7 +29,7 @@ PREFETCH_BACKOFF_S = 0.01
 
 
 class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """A consumer thread whose fetches come back soon."""
+    """A consumer thread whose fetches come back soon, and which goes back where nothing was committed too."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -39,6 +40,20 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Start, and let a node be fetched from while one of its partitions has records that were not taken."""
         await super().on_start()
         self._consumer._fetcher._prefetch_backoff = PREFETCH_BACKOFF_S  # noqa: SLF001 - aiokafka has no setting for it
+
+    async def seek_to_committed(self) -> Mapping[TP, int | None]:
+        """Go back to the committed offsets, and to the beginning where nothing was committed yet."""
+        committed: Mapping[TP, int | None] = await self.call_thread(self._seek_to_committed)
+        return committed
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        consumer = self._ensure_consumer()
+        committed: Mapping[TP, int | None] = await consumer.seek_to_committed()
+        changelogs = self.app.tables.changelog_topics
+        fresh = [place for place, offset in committed.items() if not offset and place.topic not in changelogs]
+        if fresh:
+            await consumer.seek_to_beginning(*fresh)
+        return committed
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
