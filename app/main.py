@@ -259,6 +259,7 @@ class Worker:
         for executor in parts.executors:
             stack.push_async_callback(executor.stop, settings.worker.shutdown_grace_s)
         firing = asyncio.create_task(parts.advancer.timers.run())
+        firing.add_done_callback(agents.fail_with)
         stack.push_async_callback(_cancelled, firing)
         return agents, parts
 

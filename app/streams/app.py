@@ -88,6 +88,11 @@ class Agents:
         if not self.failure.done():
             self.failure.set_result(error)
 
+    def fail_with(self, task: "asyncio.Task[None]") -> None:
+        """Take over what ended a task that must not end."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
     def add(self, name: str, topic: str, handle: Handler) -> None:
         """Declare an agent: one stream, records in order, acknowledged by ``receipts``."""
         channel = self.app.topic(topic, value_type=bytes, key_type=bytes, value_serializer="raw", key_serializer="raw")
