@@ -1,0 +1,137 @@
+"""What a Faust application over our transport commits on a real Kafka, and where it begins again."""
+
+import asyncio
+import uuid
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.structs import TopicPartition
+from waiting import until
+
+from app.streams.app import Agents, StreamSettings, build_app
+
+
+class Bench:
+    """An application with one agent on one topic of two partitions, and what was handed to it."""
+
+    def __init__(self, servers, connection, folder):
+        self.servers, self.connection, self.folder = servers, connection, folder
+        self.group, self.topic = f"g-{uuid.uuid4().hex[:8]}", f"t-{uuid.uuid4().hex[:8]}"
+        self.events = {}
+
+    async def create(self):
+        self.admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
+        await self.admin.start()
+        await self.admin.create_topics([NewTopic(self.topic, 2, 1)])
+        self.producer = AIOKafkaProducer(bootstrap_servers=self.servers)
+        await self.producer.start()
+
+    async def start(self):
+        self.app = build_app(self.connection, StreamSettings(self.group, self.folder, session_timeout_s=6))
+        agents = Agents(self.app)
+
+        async def handle(stream, receipts):
+            async for event in stream.noack().events():
+                self.events[event.message.partition, event.message.offset] = event
+
+        agents.add("collect", self.topic, handle)
+        await self.app.start()
+
+    async def stop(self):
+        await self.app.stop()
+
+    async def close(self):
+        await self.producer.stop()
+        await self.admin.close()
+
+    async def publish(self, count, partition=0):
+        for _ in range(count):
+            await self.producer.send_and_wait(self.topic, b"x", partition=partition)
+
+    async def handed_out(self, *offsets, partition=0):
+        async def all_there():
+            return all((partition, offset) in self.events for offset in offsets)
+
+        await until(all_there, 60)
+
+    def acknowledge(self, *offsets, partition=0):
+        for offset in offsets:
+            self.events[partition, offset].ack()
+
+    async def committed(self, offset, partition=0):
+        """Wait until this offset is committed; any other one that is passes it fails."""
+
+        async def there():
+            found = await self.admin.list_consumer_group_offsets(self.group)
+            place = found.get(TopicPartition(self.topic, partition))
+            return None if place is None or place.offset == -1 else place.offset == offset
+
+        await until(there, 60)
+
+    async def where(self, partition=0):
+        found = await self.admin.list_consumer_group_offsets(self.group)
+        return found[TopicPartition(self.topic, partition)].offset
+
+
+async def test_a_record_in_work_is_never_passed_and_comes_again(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.start()
+        await bench.publish(5)
+        await bench.handed_out(0, 1, 2, 3, 4)
+        bench.acknowledge(1, 0)
+        await bench.committed(2)
+        bench.acknowledge(3, 4)
+        await bench.publish(1, partition=1)
+        await bench.handed_out(0, partition=1)
+        bench.acknowledge(0, partition=1)
+        await bench.committed(1, partition=1)  # a round of commits has passed
+        assert await bench.where() == 2
+        await bench.stop()
+        assert await bench.where() == 2
+        bench.events.clear()
+        await bench.start()
+        await bench.handed_out(2, 3, 4)
+        assert (0, 1) not in bench.events
+        bench.acknowledge(2, 3, 4)
+        await bench.committed(5)
+        await bench.stop()
+    finally:
+        await bench.close()
+
+
+async def test_without_any_commit_all_is_read_again(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.publish(30)
+        for _ in range(3):
+            bench.events.clear()
+            await bench.start()
+            await bench.publish(1)
+            await bench.handed_out(*range(30))
+            await bench.stop()
+            found = await bench.admin.list_consumer_group_offsets(bench.group)
+            assert all(place.offset in (-1, 0) for place in found.values())
+    finally:
+        await bench.close()
+
+
+async def test_a_seek_makes_what_was_fetched_before_it_come_again(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.start()
+        await bench.publish(3)
+        await bench.handed_out(0, 1, 2)
+        bench.acknowledge(0)
+        await bench.committed(1)
+        for _ in range(5):
+            bench.events.clear()
+            await asyncio.gather(bench.app.consumer.perform_seek(), bench.publish(3))
+            await bench.handed_out(1, 2)
+        assert await bench.where() == 1
+        await bench.stop()
+    finally:
+        await bench.close()
