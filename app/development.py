@@ -22,7 +22,13 @@ from app.streams.structured_logs import configure_logging
 
 DEMO_FOLDER = Path("examples/demo")
 TOKEN_LIFE = timedelta(days=7)
-TOKENS = {"OPERATOR_JWT": "operator", "VIEWER_JWT": "viewer", "APPROVER_JWT": "approver", "ADMIN_JWT": "admin"}
+TOKENS = {
+    "OPERATOR_JWT": ("operator", "viewer"),
+    "VIEWER_JWT": ("viewer",),
+    "APPROVER_JWT": ("approver", "viewer"),
+    "ADMIN_JWT": ("admin",),
+}
+"""The roles of each token in ``env``; its subject is the first of them. Who acts must also see what came of it."""
 READY_TIMEOUT_S = 60.0
 DEMO_TIMEOUT_S = 60.0
 Say = Callable[[str], None]
@@ -90,7 +96,7 @@ async def installation(
         assert local.api.jwt_secret is not None
         secret = local.api.jwt_secret.get_secret_value()
         url = f"http://127.0.0.1:{running.port}"
-        tokens = {name: make_token(secret, role, [role]) for name, role in TOKENS.items()}
+        tokens = {name: make_token(secret, roles[0], list(roles)) for name, roles in TOKENS.items()}
         _write_env(settings.data_dir / "env", {"API_URL": url, "KAFKA_BOOTSTRAP_SERVERS": servers, **tokens})
         yield Development(url, servers, tokens["ADMIN_JWT"], running.failure)
 

@@ -2,17 +2,19 @@
 
 import base64
 import binascii
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.core.errors import Problem, Refused
+from app.core.errors import Problem, Refused, TemporaryError
 from app.core.execution import Execution
+from app.history.database import DATABASE_ERRORS
 from app.history.items import HistoryItem, item_of
 from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
 
@@ -43,11 +45,20 @@ class Page(NamedTuple):
 
 
 class HistoryQueries:
-    """Read-only questions; every one names its tenant."""
+    """Read-only questions; every one names its tenant, and raises TemporaryError when the database does not answer."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         """Ask this database."""
         self._engine = engine
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection; raises TemporaryError when the database does not answer."""
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except DATABASE_ERRORS as error:
+            raise TemporaryError(f"the history database does not answer: {error}") from error
 
     async def page(self, tenant: str, wanted: HistoryFilter, *, limit: int, cursor: str | None = None) -> Page:
         """One page of 1 to 200 items.
@@ -63,7 +74,7 @@ class HistoryQueries:
             after = sa.tuple_(*(sa.literal(part, column.type) for column, part in given))
             query = query.where(sa.tuple_(*ORDER) < after)
         query = query.order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
-        async with self._engine.connect() as connection:
+        async with self._reading() as connection:
             rows = (await connection.execute(query)).all()
         items = [item_of(Execution.model_validate_json(row.state)) for row in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
@@ -77,7 +88,7 @@ class HistoryQueries:
             .order_by(EXECUTIONS.c.run.desc())
             .limit(1)
         )
-        async with self._engine.connect() as connection:
+        async with self._reading() as connection:
             state = (await connection.execute(query)).scalar()
         return None if state is None else Execution.model_validate_json(state)
 
@@ -89,7 +100,7 @@ class HistoryQueries:
     async def counts_by_status(self) -> dict[str, int]:
         """How many runs of all tenants stand at each status; a status that none stands at is left out."""
         query = sa.select(EXECUTIONS.c.status, sa.func.count()).group_by(EXECUTIONS.c.status)
-        async with self._engine.connect() as connection:
+        async with self._reading() as connection:
             return {row.status: row[1] for row in await connection.execute(query)}
 
 

@@ -1,5 +1,6 @@
 """Pages, filters and single executions, the same on every database."""
 
+import asyncio
 import base64
 from datetime import timedelta
 
@@ -9,8 +10,9 @@ from building import T0, scale, slack
 from sqlalchemy import event
 
 from app.core.anomaly import Anomaly
-from app.core.errors import Refused
+from app.core.errors import Refused, TemporaryError
 from app.core.execution import Status
+from app.history.database import open_database
 from app.history.queries import HistoryFilter, HistoryQueries
 
 EVERYTHING = HistoryFilter()
@@ -167,6 +169,19 @@ async def test_one_execution_is_its_latest_run(engine, new_log, project):
     assert (await queries.item("default", "e")).status == "queued"
     assert [item.status for item in await all_pages(queries)] == ["queued", "succeeded"]
     assert await queries.get("default", "no such\x00one") is None
+
+
+async def test_a_database_that_is_gone_is_a_reason_to_try_again(postgresql_of_its_own):
+    engine = await open_database(await postgresql_of_its_own.new_database())
+    queries = HistoryQueries(engine)
+    assert await queries.get("default", "e") is None
+    await asyncio.to_thread(postgresql_of_its_own.stop)
+    for question in (queries.get("default", "e"), queries.page("default", EVERYTHING, limit=1)):
+        with pytest.raises(TemporaryError, match="the history database does not answer"):
+            await question
+    await asyncio.to_thread(postgresql_of_its_own.start)
+    assert await queries.get("default", "e") is None
+    await engine.dispose()
 
 
 async def test_counts_by_status(ids, engine):
