@@ -1,6 +1,7 @@
 """Reading and writing the read model: rows and offsets in one transaction."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.execution import Execution
+from app.history.database import DATABASE_ERRORS
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
@@ -102,10 +104,15 @@ class Store:
         )
 
     async def projected(self, partition: int, offset: int, timeout_s: float) -> bool:
-        """Whether the record at an offset is folded, by whichever worker, waiting for it at most timeout_s seconds."""
+        """Whether the record at an offset is folded, by whichever worker, waiting for it at most timeout_s seconds.
+
+        A database that does not answer is one more reason to wait.
+        """
         deadline = time.monotonic() + timeout_s
-        while await self.next_offset(partition) <= offset:
+        while True:
+            with contextlib.suppress(*DATABASE_ERRORS):
+                if await self.next_offset(partition) > offset:
+                    return True
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(POLL_S)
-        return True
