@@ -47,6 +47,7 @@ from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.publisher import Publisher
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
+from app.streams.trail import Trail
 from app.web.app import build_web
 from app.web.parts import TokenRules, WebParts
 
@@ -148,7 +149,9 @@ class Worker:
         """Start all of it in order, and stop it in the opposite one."""
         settings = self._settings
         connection = connection_of(settings.kafka)
-        await ensure_topics(connection, read_topics(settings.kafka.topics_file, settings.kafka.group_id))
+        topics = read_topics(settings.kafka.topics_file, settings.kafka.group_id)
+        await ensure_topics(connection, topics)
+        shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         async with contextlib.AsyncExitStack() as stack:
             publisher = Publisher(connection, incarnation)
@@ -162,12 +165,14 @@ class Worker:
             engine = await open_database(settings.history_url)
             stack.push_async_callback(engine.dispose)
             projecting = await self._start_projector(stack, engine, connection)
-            agents, parts = await self._start_agents(stack, connection, publisher, log, definitions, incarnation)
+            agents, parts = await self._start_agents(
+                stack, connection, shared, publisher, log, definitions, incarnation
+            )
 
             def readiness() -> list[str]:
                 return self._why_not_ready(agents, projecting)
 
-            port = await self._start_web(stack, engine, log, definitions, readiness)
+            port = await self._start_web(stack, engine, log, definitions, Trail(connection, shared), readiness)
             self._registry.register(IndexFigures(parts.advancer.index))
             yield Running(port=port, failure=agents.failure, log=log, readiness=readiness)
 
@@ -198,6 +203,7 @@ class Worker:
         self,
         stack: contextlib.AsyncExitStack,
         connection: KafkaConnection,
+        shared: int,
         publisher: Publisher,
         log: Log,
         definitions: Definitions,
@@ -206,8 +212,6 @@ class Worker:
         settings = self._settings
         clients = clients_of(settings, self.secrets)
         stack.push_async_callback(clients.close)
-        topics = read_topics(settings.kafka.topics_file, settings.kafka.group_id)
-        shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         faust_app = build_app(
             connection,
             StreamSettings(
@@ -269,6 +273,7 @@ class Worker:
         engine: AsyncEngine,
         log: Log,
         definitions: Definitions,
+        trail: Trail,
         readiness: Callable[[], list[str]],
     ) -> int:
         settings = self._settings
@@ -282,6 +287,7 @@ class Worker:
             definitions=definitions,
             history=HistoryQueries(engine),
             projection=Store(engine, EXECUTION_EVENTS),
+            trail=trail,
             tokens=TokenRules(
                 secret=secret.get_secret_value() if secret else None,
                 jwks_url=settings.api.jwks_url,

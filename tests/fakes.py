@@ -113,6 +113,14 @@ class FakeLog:
         self.written.set()
         return RecordedAt(0, self._next)
 
+    async def read(self, tenant: str, execution_id: str, first: int, last: int) -> Any:
+        """The trail: the events written here, from the offset 101 on."""
+        if self.error is not None:
+            raise self.error
+        numbered = enumerate(self.events, start=first)
+        mine = [(offset, one.model_dump(mode="json")) for offset, one in numbered if one.execution_id == execution_id]
+        return [entry for entry in mine if entry[0] <= last], True
+
     async def publish_event(self, event: Event) -> RecordedAt:
         place = self._place()
         self.events.append(event)

@@ -48,6 +48,20 @@ class Accepted(Shown):
         return cls(**{name: getattr(item, name) for name in cls.model_fields})
 
 
+class EventItem(Shown):
+    """One record of the audit log: its offset in the tenant's partition, and the event as it stands there."""
+
+    offset: int
+    event: JsonObject
+
+
+class EventList(Shown):
+    """The records of one execution; complete is false when they were too many, or took too long to read."""
+
+    items: list[EventItem]
+    complete: bool
+
+
 class PlannedStep(Shown):
     """What one step would do.
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from app.core.events import CancelRequested, StepResolved
 from app.core.execution import Execution, Status
 from app.history.items import item_of
+from app.web.answers import EventItem, EventList
 from app.web.auth import caller_of
 from app.web.parts import Recorded, parts_of
 from app.web.problems import ApiProblem
@@ -46,6 +47,16 @@ async def known_execution(request: web.Request) -> Execution:
 async def show(request: web.Request) -> web.Response:
     """One execution."""
     return answer(item_of(await known_execution(request)))
+
+
+async def events(request: web.Request) -> web.Response:
+    """The records of the log that made an execution what it is, oldest first."""
+    execution = await known_execution(request)
+    read, complete = await parts_of(request).trail.read(
+        execution.tenant, execution.execution_id, execution.run, execution.last_offset
+    )
+    items = [EventItem(offset=offset, event=event) for offset, event in read]
+    return answer(EventList(items=items, complete=complete))
 
 
 async def cancel(request: web.Request) -> web.Response:

@@ -1,6 +1,6 @@
 """What the API works with: ports to the log, the definitions and the history."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -13,6 +13,7 @@ from app.core.decisions import ApprovalDecision
 from app.core.errors import ConfigurationError
 from app.core.events import Event, Limits
 from app.core.execution import Execution
+from app.core.model import JsonObject
 from app.history.queries import HistoryFilter, Page
 
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -65,6 +66,15 @@ class HistoryPort(Protocol):
 
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         """The latest run of an execution; None when the tenant has no such one."""
+
+
+class TrailPort(Protocol):
+    """Reading the log back."""
+
+    async def read(
+        self, tenant: str, execution_id: str, first: int, last: int
+    ) -> tuple[Sequence[tuple[int, JsonObject]], bool]:
+        """Offset and event of an execution's records, and whether these are all; raises TemporaryError."""
 
 
 class ProjectionPort(Protocol):
@@ -124,6 +134,7 @@ class WebParts:
     definitions: DefinitionsPort
     history: HistoryPort
     projection: ProjectionPort
+    trail: TrailPort
     tokens: TokenRules
     limits: Limits
     readiness: Callable[[], list[str]]

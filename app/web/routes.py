@@ -68,6 +68,7 @@ EXECUTIONS = (
         query=history.PARAMETERS,
     ),
     Route("GET", _ONE, "execution", _VIEW, executions.show, {200: HistoryItem}),
+    Route("GET", f"{_ONE}/events", "events", _VIEW, executions.events, {200: answers.EventList}),
     Route("POST", f"{_ONE}/cancel", "cancel", _OPERATE, executions.cancel, {202: HistoryItem}, executions.CancelBody),
     Route(
         "POST",

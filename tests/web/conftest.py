@@ -74,6 +74,7 @@ class World:
             definitions=self.definitions,
             history=self.history,
             projection=self.projection,
+            trail=self.log,
             tokens=TokenRules(secret=SECRET),
             limits=Limits(max_concurrent_runbooks=7),
             readiness=lambda: self.reasons,

@@ -1,6 +1,8 @@
 import pytest
 from building import T0, scale, slack, story
 
+from app.core.errors import TemporaryError
+
 ONE = "/api/v1/executions/e"
 
 
@@ -97,3 +99,16 @@ class TestResolve:
         holds(unclear())
         assert (await web.call("POST", f"{ONE}/resolve", body, roles=["operator"])).status == 400
         assert world.log.events == []
+
+
+async def test_the_events_of_an_execution(web, world):
+    started = await web.execute(dry_run=True)
+    path = f"/api/v1/executions/{started.body['execution_id']}/events"
+    answer = await web.call("GET", path, roles=["viewer"])
+    assert answer.status == 200
+    assert answer.body["items"][0]["event"]["type"] == "execution_requested"
+    assert answer.body["complete"] is True
+    assert (await web.call("GET", path, roles=["publisher"])).status == 403
+    assert (await web.call("GET", path, roles=["viewer"], tenant="other")).status == 404
+    world.log.error = TemporaryError("no broker")
+    assert (await web.call("GET", path, roles=["viewer"])).status == 503
