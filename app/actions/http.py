@@ -25,17 +25,18 @@ class HttpAction:
         url = secrets.resolve(tenant, step.url)
         secrets.resolve_json(tenant, dict(step.headers))
         secrets.resolve_json(tenant, step.body)
+        secrets.resolve_json(tenant, dict(step.form or {}))
         scene.clients.http.check_url(url)
         params: dict[str, JsonValue] = {
             "method": step.method,
             "url": step.url,
             "headers": dict(step.headers),
-            "body": step.body,
+            **({"body": step.body} if step.form is None else {"form": dict(step.form)}),
         }
         return Prepared.of(f"{step.method} {step.url}", params=params, manual_reason=MANUAL)
 
     async def apply(self, step: HttpStep, plan: Prepared, scene: Scene) -> Outcome:  # noqa: ARG002 - the protocol's
-        """Send it, with the command's id as Idempotency-Key unless the step gives one; 2xx is a success."""
+        """Send it, with the command's id as Idempotency-Key unless the step gives one."""
         secrets, tenant = scene.clients.secrets, scene.tenant
         headers = {name: secrets.resolve(tenant, value) for name, value in step.headers.items()}
         if not any(name.lower() == "idempotency-key" for name in headers):
@@ -45,19 +46,20 @@ class HttpAction:
             secrets.resolve(tenant, step.url),
             headers=headers,
             body=secrets.resolve_json(tenant, step.body),
+            form=None if step.form is None else {name: secrets.resolve(tenant, one) for name, one in step.form.items()},
             timeout_s=step.timeout_seconds,
         )
-        return _outcome(answer, scene)
+        return _outcome(step, answer, scene)
 
 
-def _outcome(answer: HttpAnswer, scene: Scene) -> Outcome:
-    """2xx succeeded; all else failed.
+def _outcome(step: HttpStep, answer: HttpAnswer, scene: Scene) -> Outcome:
+    """What was expected succeeded; all else failed.
 
     An answered 5xx is failed, not unknown: the server spoke. It is temporary whatever the method, because the request
     carried an Idempotency-Key; nothing is tried again unless the runbook asks for it.
     """
     output, truncated = _output(answer, scene)
-    if 200 <= answer.status < 300:
+    if step.is_success(answer.status):
         return Outcome(outcome="succeeded", output=output, truncated=truncated)
     temporary = answer.status in TRY_LATER or answer.status >= 500
     said = "redirects are not followed" if 300 <= answer.status < 400 else "not a success"

@@ -81,6 +81,7 @@ class Runner:
         """
         try:
             scene = self._scene(command)
+            self.clients.secrets.check(command.tenant, command.secrets_needed)
             if not self._wanted(command):
                 await record(StepSkipped(**self._answer(command), reason=f"`{command.step.when}` is false"))
                 return
@@ -104,6 +105,7 @@ class Runner:
             tenant=command.tenant,
             command_id=command.command_id,
             expected=command.expected,
+            earlier=_earlier(command),
             clients=self.clients,
         )
 
@@ -139,7 +141,10 @@ class Runner:
             return command.step
         variables: Mapping[str, Any] = _with_placeholders(command.variables) if command.simulated else command.variables
         content = command.step.model_dump(mode="json", exclude={"when", "name"}, exclude_defaults=True)
-        rendered = render(content, variables)
+        rendered = {
+            field: render(value, variables, field, with_secrets=field in command.step.secret_fields)
+            for field, value in content.items()
+        }
         try:
             return STEP.validate_python(rendered)
         except ValidationError as error:
@@ -235,6 +240,13 @@ class Runner:
             beating.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await beating
+
+
+def _earlier(command: StepCommand) -> tuple[JsonObject, ...]:
+    """What templates see of the steps before this one."""
+    steps = command.variables.get("steps")
+    views = steps[: command.step_index] if isinstance(steps, list) else []
+    return tuple(view for view in views if isinstance(view, dict))
 
 
 def _with_placeholders(variables: JsonObject) -> dict[str, Any]:

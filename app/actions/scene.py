@@ -8,6 +8,7 @@ from app.clients.http import HttpClient
 from app.clients.kubernetes import KubernetesClient
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.core.model import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,13 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One command's surroundings; expected is what a rollback must still find, None otherwise."""
+    """One command's surroundings.
+
+    expected: what a rollback must still find, None otherwise. earlier: what templates see of the steps before.
+    """
 
     tenant: str
     command_id: str
     expected: JsonValue
     clients: Clients
+    earlier: tuple[JsonObject, ...] = ()

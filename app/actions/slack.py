@@ -2,6 +2,7 @@
 
 from app.actions.scene import Scene
 from app.clients.slack import escape
+from app.core.model import JsonObject
 from app.core.planning import Outcome, Prepared
 from app.core.runbook import SlackStep
 
@@ -20,6 +21,20 @@ class SlackAction:
         return Prepared.of(f'Post to {step.channel}: "{shown}"', params=params, manual_reason=MANUAL)
 
     async def apply(self, step: SlackStep, plan: Prepared, scene: Scene) -> Outcome:  # noqa: ARG002 - the protocol's
-        """Post it, escaped so that event text can neither mention nor link."""
-        message = await scene.clients.slack.post_message(step.channel, escape(step.message))
-        return Outcome(outcome="succeeded", output={"channel": message.channel_id, "ts": message.ts})
+        """Post it, escaped so that event text can neither mention nor link.
+
+        An execution's messages to one channel are one thread: the first begins it.
+        """
+        thread = _thread(scene.earlier, step.channel)
+        message = await scene.clients.slack.post_message(step.channel, escape(step.message), thread)
+        output = {"channel": message.channel_id, "ts": message.ts, "thread_ts": thread, "posted_to": step.channel}
+        return Outcome(outcome="succeeded", output=output)
+
+
+def _thread(earlier: tuple[JsonObject, ...], channel: str) -> str | None:
+    """The first message that an earlier step posted to the channel, by its timestamp."""
+    for view in earlier:
+        output = view.get("output")
+        if view.get("type") == "slack" and isinstance(output, dict) and output.get("posted_to") == channel:
+            return str(output["ts"])
+    return None

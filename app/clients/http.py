@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -100,17 +101,24 @@ class HttpClient:
         self.policy.check_literal(host)
 
     async def request(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: JsonValue, timeout_s: float
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: JsonValue = None,
+        form: Mapping[str, str] | None = None,
+        timeout_s: float,
     ) -> HttpAnswer:
         """Send one request and read at most 64 KiB of the answer.
 
-        body: a string is sent as text, None as nothing, all else as JSON. timeout_s: from connecting to the last byte.
+        body: a string is sent as text, None as nothing, all else as JSON. form: sent in its place, URL-encoded.
+        timeout_s: from connecting to the last byte.
         Raises PermanentError (refused by the policy, a bad certificate, not a request), TemporaryError (never sent)
         or OutcomeUnknown (sent, and no whole answer came).
         """
         self.check_url(url)
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, timeout_s))
-        content = {"data": body} if isinstance(body, str) else {} if body is None else {"json": body}
         progress = _Progress()
         try:
             async with self._open().request(
@@ -120,7 +128,7 @@ class HttpClient:
                 allow_redirects=False,
                 timeout=timeout,
                 trace_request_ctx=progress,
-                **content,
+                **_content(body, form),
             ) as answer:
                 return await _read(answer)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -137,6 +145,13 @@ class HttpClient:
                 trace_configs=[tracing],
             )
         return self._session
+
+
+def _content(body: JsonValue, form: Mapping[str, str] | None) -> dict[str, Any]:
+    """How aiohttp is told what to send."""
+    if form is not None:
+        return {"data": dict(form)}
+    return {"data": body} if isinstance(body, str) else {} if body is None else {"json": body}
 
 
 def _translated(

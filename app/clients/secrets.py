@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -12,8 +12,8 @@ from pydantic import JsonValue
 
 from app.core.anomaly import TENANT_PATTERN
 from app.core.errors import PermanentError
+from app.core.secret_references import REFERENCE
 
-NAME = re.compile(r"\$(?:\$|\{([A-Z_][A-Z0-9_]*)\}|([A-Z_][A-Z0-9_]*))")
 FOLDER_NAME = re.compile(TENANT_PATTERN)  # one folder below the secrets folder, never a way out of it
 MIN_LENGTH = 4
 
@@ -37,17 +37,20 @@ class Secrets:
         self._environment = os.environ if environment is None else environment
         self._seen: dict[str, _Seen] = {}
 
-    @staticmethod
-    def names(text: str) -> tuple[str, ...]:
-        """The secrets a text asks for, in the order they stand."""
-        return tuple(name for found in NAME.finditer(text) if (name := found[1] or found[2]))
+    def check(self, tenant: str, names: Iterable[str]) -> None:
+        """Whether every one of them can be resolved.
+
+        Raises PermanentError naming the first that cannot.
+        """
+        for name in names:
+            self._value(tenant, name)
 
     def resolve(self, tenant: str, text: str) -> str:
         """The text with every ``$NAME`` and ``${NAME}`` filled in; ``$$`` is a dollar sign.
 
         Raises PermanentError naming a secret that is missing or too short to be masked.
         """
-        return NAME.sub(lambda found: self._value(tenant, found[1] or found[2]), text)
+        return REFERENCE.sub(lambda found: self._value(tenant, found[1] or found[2]), text)
 
     def resolve_json(self, tenant: str, value: JsonValue) -> JsonValue:
         """The same for every string inside a JSON value; keys stay as they are."""

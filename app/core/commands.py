@@ -20,7 +20,8 @@ class StepCommand(Frozen):
     expected_digest: the plan that was approved; another plan is not applied but announced. None asks for no check.
     expected: what a rollback must still find. variables: what templates and ``when`` see.
     simulated: outputs of earlier steps do not exist yet (a dry run). revoked: it was cancelled before it was known
-    to have started; whoever has not begun it answers that it never will.
+    to have started; whoever has not begun it answers that it never will. secrets_needed: by name, those of all steps
+    while nothing has been done yet, so that a missing one stops the execution before its first side effect.
     """
 
     type: Literal["step"] = "step"
@@ -37,6 +38,7 @@ class StepCommand(Frozen):
     expected: JsonValue = None
     simulated: bool = False
     revoked: bool = False
+    secrets_needed: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:

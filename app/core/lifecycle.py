@@ -273,7 +273,17 @@ def _step_command(execution: Execution, index: int, step: StepState) -> StepComm
         expected_digest=step.approval.digest if step.approval and step.status == "approved" else None,
         simulated=execution.request.dry_run,
         revoked=execution.cancel_by is not None,
+        secrets_needed=_secrets_needed(execution, index),
     )
+
+
+def _secrets_needed(execution: Execution, index: int) -> tuple[str, ...]:
+    """Those of every step from this one on while nothing was applied; later, and in a dry run, each step asks."""
+    applied = any(step.started_at is not None for step in execution.steps)
+    if applied or execution.request.dry_run:
+        return ()
+    names = (name for step in execution.runbook.steps[index:] for name in step.secret_names())
+    return tuple(dict.fromkeys(names))
 
 
 def _rollback_command(execution: Execution, place: Place) -> StepCommand:

@@ -1,7 +1,7 @@
 """The runbook: the product page's JSON verbatim, closed, every refusal with its path."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
@@ -9,6 +9,7 @@ from app.core.anomaly import Name, TenantId
 from app.core.conditions import compile_condition
 from app.core.errors import ConditionError, Problem, RunbookRefused, TemplateError
 from app.core.model import Frozen, depth_of, digest, problems_of
+from app.core.secret_references import names_in
 from app.core.templating import check_template, is_template
 
 MAX_STEPS = 50
@@ -77,6 +78,14 @@ class StepFields(Frozen):
     def _compiles(cls, value: str | None) -> str | None:
         return _checked_condition(value)
 
+    secret_fields: ClassVar[frozenset[str]] = frozenset()
+    """The fields in which ``$NAME`` is a secret."""
+
+    def secret_names(self) -> tuple[str, ...]:
+        """The secrets that the step needs."""
+        content = self.model_dump(mode="json", include=set(self.secret_fields))
+        return tuple(names_in(content))
+
     @property
     def harmless_twice(self) -> bool:
         """Whether applying the step twice does no harm."""
@@ -120,13 +129,21 @@ class KubernetesScale(KubernetesFields):
 
 
 class HttpStep(StepFields):
-    """Call an HTTP endpoint; ``$NAME`` in url, headers and body is a secret, resolved only when it is sent."""
+    """Call an HTTP endpoint; ``$NAME`` in url, headers, body and form is a secret, resolved only when it is sent.
+
+    body: text is sent as it is, all else as JSON. form: sent as application/x-www-form-urlencoded, instead of a body.
+    expected_status: the answers that are a success; empty means every 2xx.
+    """
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"url", "headers", "body", "form"})
 
     type: Literal["http"]
     method: Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"] = "GET"
     url: ShortText
     headers: dict[str, Text] = Field(default_factory=dict)
     body: JsonValue = None
+    form: dict[str, Text] | None = None
+    expected_status: Annotated[tuple[Annotated[int, Field(ge=100, le=599)], ...], Field(max_length=50)] = ()
 
     @property
     def action(self) -> str:
@@ -144,6 +161,16 @@ class HttpStep(StepFields):
         if not (value.startswith(("http://", "https://", "$")) or is_template(value)):
             raise ValueError("must start with http:// or https://")
         return value
+
+    @model_validator(mode="after")
+    def _one_content(self) -> Self:
+        if self.body is not None and self.form is not None:
+            raise ValueError("holds both body and form: give one of them")
+        return self
+
+    def is_success(self, status: int) -> bool:
+        """Whether an answer with this status is what was wanted."""
+        return status in self.expected_status if self.expected_status else 200 <= status < 300
 
 
 class SlackStep(StepFields):

@@ -1,19 +1,23 @@
 """Parameters in Jinja2: sandboxed, strict about what is undefined, bounded in size.
 
-``$NAME`` is not a template: secrets are resolved where they are sent, and never here.
+``$NAME`` is not a template: secrets are resolved where they are sent, and never here. Where they will be, only what the
+runbook's author wrote can name one: what an expression gives is made plain first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined
 from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.exceptions import TemplateError as JinjaError
+from jinja2.ext import Extension
+from jinja2.lexer import TOKEN_DATA, Token, TokenStream
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import JsonValue
 
 from app.core.errors import TemplateError
+from app.core.secret_references import as_plain, as_written
 
 MAX_RENDERED = 64 * 1024
 MAX_EXPONENT = 64
@@ -59,8 +63,22 @@ class Unknown:
     __html__ = __str__
 
 
-def _environment(undefined: type[Undefined] = StrictUndefined) -> _Bounded:
-    environment = _Bounded(undefined=undefined, autoescape=False, keep_trailing_newline=True)
+class _References(Extension):
+    """Keeps the references to secrets that a template's author wrote, and no others."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        for token in stream:
+            is_data = token.type == TOKEN_DATA
+            yield Token(token.lineno, token.type, as_written(token.value)) if is_data else token
+
+
+def _made_plain(value: Any) -> Any:
+    """An expression's value, as a text that names no secret."""
+    return value if isinstance(value, Undefined) else as_plain(str(value))
+
+
+def _environment(**options: Any) -> _Bounded:
+    environment = _Bounded(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, **options)
     for name in ("pprint", "xmlattr", "urlize"):
         environment.filters.pop(name)
     environment.filters["center"] = environment.filters["indent"] = _unavailable
@@ -72,7 +90,8 @@ def _unavailable(*_: object) -> str:
     raise SecurityError("this filter is not available")
 
 
-_ENVIRONMENT = _environment()
+_PLAIN = _environment()
+_WITH_SECRETS = _environment(extensions=[_References], finalize=_made_plain)
 
 
 def is_template(text: str) -> bool:
@@ -81,9 +100,9 @@ def is_template(text: str) -> bool:
 
 
 @lru_cache(maxsize=16384)
-def _compiled(source: str) -> Template:
+def _compiled(source: str, *, with_secrets: bool = False) -> Template:
     try:
-        return _ENVIRONMENT.from_string(source)
+        return (_WITH_SECRETS if with_secrets else _PLAIN).from_string(source)
     except TemplateSyntaxError as error:
         raise TemplateError(f"is not a template: {error.message}, line {error.lineno}") from error
 
@@ -97,32 +116,35 @@ def check_template(text: str) -> None:
         _compiled(text)
 
 
-def render(value: JsonValue, variables: Mapping[str, Any]) -> JsonValue:
+def render(value: JsonValue, variables: Mapping[str, Any], path: str = "", *, with_secrets: bool = False) -> JsonValue:
     """Render every string inside a JSON value, keys left as they are.
 
+    with_secrets: references to secrets will be resolved in the result; only those that the templates hold stay some.
     Raises TemplateError naming the path below the value.
     """
-    return _render(value, variables, "")
-
-
-def _render(value: JsonValue, variables: Mapping[str, Any], path: str) -> JsonValue:
     match value:
         case str():
-            return _text(value, variables, path) if is_template(value) else value
+            return _text(value, variables, path, with_secrets=with_secrets) if is_template(value) else value
         case dict():
-            return {key: _render(inner, variables, f"{path}.{key}" if path else key) for key, inner in value.items()}
+            return {
+                key: render(inner, variables, f"{path}.{key}" if path else key, with_secrets=with_secrets)
+                for key, inner in value.items()
+            }
         case list():
-            return [_render(inner, variables, f"{path}[{index}]") for index, inner in enumerate(value)]
+            return [
+                render(inner, variables, f"{path}[{index}]", with_secrets=with_secrets)
+                for index, inner in enumerate(value)
+            ]
         case _:
             return value
 
 
-def _text(source: str, variables: Mapping[str, Any], path: str) -> str:
+def _text(source: str, variables: Mapping[str, Any], path: str, *, with_secrets: bool) -> str:
     where = f"{path}: " if path else ""
     pieces: list[str] = []
     size = 0
     try:
-        for piece in _compiled(source).generate(variables):
+        for piece in _compiled(source, with_secrets=with_secrets).generate(variables):
             size += len(piece)
             if size > MAX_RENDERED:
                 raise TemplateError(f"{where}renders to more than {MAX_RENDERED} characters")

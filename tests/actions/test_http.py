@@ -211,3 +211,25 @@ async def test_a_name_that_leads_inside_is_refused_when_it_connects(with_client,
     with pytest.raises(PermanentError, match="loopback addresses are not allowed"):
         await ACTION.apply(step(url=f"http://localhost:{stand_ins.port}/"), plan, closed)
     await http.close()
+
+
+async def test_a_form_is_sent_as_one_with_its_secrets(scene, answering):
+    url, seen = await answering(lambda _: web.Response(text="ok"))
+    one = step(url=url, form={"key": "$PAGERDUTY_API_TOKEN", "a b": "c&d"})
+    plan = await ACTION.prepare(one, scene)
+    assert plan.params["form"] == {"key": "$PAGERDUTY_API_TOKEN", "a b": "c&d"}
+    assert (await ACTION.apply(one, plan, scene)).outcome == "succeeded"
+    ((_, headers, text),) = seen
+    assert headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert text == "key=pagerduty-stand-in&a+b=c%26d"
+
+
+async def test_a_form_with_a_missing_secret_is_not_planned(scene):
+    with pytest.raises(PermanentError, match=r"\$NO_SUCH is missing"):
+        await ACTION.prepare(step(form={"key": "$NO_SUCH"}), scene)
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(404, "succeeded"), (200, "succeeded"), (201, "failed")])
+async def test_only_the_expected_statuses_are_a_success(scene, answering, status, outcome):
+    url, _ = await answering(lambda _: web.Response(status=status))
+    assert (await applied(step(url=url, expected_status=[200, 404]), scene)).outcome == outcome

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from app.actions.slack import SlackAction
@@ -37,8 +39,29 @@ async def test_the_same_step_gives_the_same_digest(scene):
 async def test_a_message_is_posted_and_its_place_kept(scene, stand_ins):
     one = step("hello")
     outcome = await ACTION.apply(one, await ACTION.prepare(one, scene), scene)
-    assert (outcome.outcome, outcome.output) == ("succeeded", {"channel": "C0DEMO", "ts": "1.000100"})
+    assert (outcome.outcome, outcome.output) == (
+        "succeeded",
+        {"channel": "C0DEMO", "ts": "1.000100", "thread_ts": None, "posted_to": "#alerts"},
+    )
     assert [message["text"] for message in stand_ins.messages] == ["hello"]
+
+
+async def test_an_executions_messages_to_a_channel_are_one_thread(scene, stand_ins):
+    def view(kind, output):
+        return {"type": kind, "output": output}
+
+    first = {"posted_to": "#alerts", "ts": "7.1"}
+    earlier = (
+        view("slack", None),
+        view("http", {"posted_to": "#alerts", "ts": "0.1"}),
+        view("slack", {"posted_to": "#other", "ts": "6.1"}),
+        view("slack", first),
+        view("slack", {"posted_to": "#alerts", "ts": "8.1"}),
+    )
+    one = step("hello")
+    outcome = await ACTION.apply(one, await ACTION.prepare(one, scene), replace(scene, earlier=earlier))
+    assert outcome.output["thread_ts"] == "7.1"
+    assert stand_ins.messages[0]["thread_ts"] == "7.1"
 
 
 async def test_what_came_with_the_event_mentions_nobody_and_names_no_secret(scene, stand_ins):

@@ -7,6 +7,7 @@ import pytest
 
 from app.clients.secrets import Secrets
 from app.core.errors import PermanentError
+from app.core.secret_references import names_in
 
 VALUE = 'p/ss "wörd"+1'
 
@@ -44,7 +45,7 @@ def test_names_are_resolved(secrets, text, resolved):
 
 
 def test_names_are_listed_in_order():
-    assert Secrets.names("$B ${A_1} $$C $d") == ("B", "A_1")
+    assert tuple(names_in("$B ${A_1} $$C $d")) == ("B", "A_1")
 
 
 def test_strings_inside_json_are_resolved(secrets):

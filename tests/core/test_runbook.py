@@ -135,3 +135,17 @@ def test_infinity_is_no_body():
 )
 def test_what_an_unknown_outcome_leads_to(step, policy):
     assert read_runbook({**PAGE, "steps": [step]}).steps[0].unknown_policy == policy
+
+
+def test_a_body_and_a_form_are_too_much():
+    with pytest.raises(RunbookRefused, match="both body and form"):
+        read_runbook({**PAGE, "steps": [http(body="x", form={"a": "b"})]})
+
+
+@pytest.mark.parametrize(
+    ("expected", "good", "bad"), [([], (200, 299), (199, 300, 404)), ([404, 200], (200, 404), (201,))]
+)
+def test_which_answers_are_a_success(expected, good, bad):
+    step = read_runbook({**PAGE, "steps": [http(expected_status=expected)]}).steps[0]
+    assert all(step.is_success(status) for status in good)
+    assert not any(step.is_success(status) for status in bad)
