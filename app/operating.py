@@ -3,10 +3,10 @@
 import json
 from typing import Any, NamedTuple
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 from pydantic import BaseModel, TypeAdapter
 
+from app.clients.kafka import Consumer
 from app.core.anomaly import Anomaly
 from app.core.catalog import CHANGES
 from app.core.commands import COMMANDS
@@ -62,7 +62,7 @@ def _bodies(text: str) -> list[bytes]:
 
 async def dead_letters(connection: KafkaConnection) -> list[DeadLetter]:
     """All that the topic holds now."""
-    consumer = AIOKafkaConsumer(**connection.client_arguments(), enable_auto_commit=False)
+    consumer = Consumer(**connection.client_arguments(), enable_auto_commit=False)
     await consumer.start()
     try:
         place = TopicPartition(DEAD_LETTERS, 0)

@@ -9,11 +9,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
+from app.clients.kafka import Consumer
 from app.history.database import DATABASE_ERRORS
 from app.history.projection import Place, Projection, Record
 from app.history.store import OffsetMoved, Store
@@ -44,7 +45,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group_id = group_id
         self._places: dict[int, Place] = {}
         self._unloaded: set[int] = set()
-        self._consumer: AIOKafkaConsumer | None = None
+        self._consumer: Consumer | None = None
         self._moved = asyncio.Condition()
         self._retry_s = RETRY_S
 
@@ -72,7 +73,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._wait_before_retry()
 
     async def _consume(self) -> None:
-        consumer = AIOKafkaConsumer(
+        consumer = Consumer(
             **self._arguments, group_id=self._group_id, enable_auto_commit=False, auto_offset_reset="earliest"
         )
         self._consumer = consumer

@@ -6,9 +6,9 @@ import logging
 from collections import OrderedDict
 from typing import Protocol
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from app.clients.kafka import Consumer
 from app.core.catalog import Catalog, Verdict, read_change
 from app.core.errors import RecordRefused
 from app.streams.connection import KafkaConnection
@@ -32,7 +32,7 @@ class Definitions:
     def __init__(self, connection: KafkaConnection) -> None:
         """Build it; ``start`` reads up to the present."""
         self.catalog = Catalog()
-        self._consumer = AIOKafkaConsumer(
+        self._consumer = Consumer(
             **connection.client_arguments(),
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -5,11 +5,11 @@ import time
 from typing import NamedTuple
 
 import orjson
-from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import TopicPartition
 
+from app.clients.kafka import Consumer
 from app.core.errors import TemporaryError
 from app.core.model import JsonObject
 from app.streams.connection import KafkaConnection
@@ -46,7 +46,7 @@ class Trail:
         try:
             async with (
                 self._room,
-                AIOKafkaConsumer(
+                Consumer(
                     **self._connection.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
                 ) as consumer,
             ):
@@ -57,7 +57,7 @@ class Trail:
 
 
 async def _read(
-    consumer: AIOKafkaConsumer, place: TopicPartition, whose: tuple[str, str], first: int, last: int
+    consumer: Consumer, place: TopicPartition, whose: tuple[str, str], first: int, last: int
 ) -> tuple[list[TrailEntry], bool]:
     consumer.assign([place])
     consumer.seek(place, first)

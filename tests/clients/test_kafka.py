@@ -1,0 +1,50 @@
+"""Stopping a consumer, on a real Kafka."""
+
+import asyncio
+
+import pytest
+
+from app.clients.kafka import Consumer
+
+
+@pytest.fixture
+async def consumer(kafka):
+    consumer = Consumer(bootstrap_servers=kafka, enable_auto_commit=False)
+    await consumer.start()
+    await consumer.topics()
+    return consumer
+
+
+def connections(consumer):
+    return [one for one in consumer._client._conns.values() if one.connected()]
+
+
+async def test_a_fetch_that_ends_as_cancelled_neither_keeps_connections_nor_cancels_who_stops(consumer):
+    fetches = [asyncio.create_task(asyncio.sleep(600)) for _ in range(2)]
+    consumer._fetcher._pending_tasks.update(fetches)
+    assert connections(consumer)
+    await consumer.stop()
+    assert connections(consumer) == []
+    assert all(fetch.cancelled() for fetch in fetches)
+    await consumer.stop()
+
+
+async def test_who_stops_can_still_be_cancelled(consumer):
+    async def stubborn():
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            began.set()
+            await release.wait()
+            raise
+
+    began, release = asyncio.Event(), asyncio.Event()
+    consumer._fetcher._pending_tasks.add(asyncio.create_task(stubborn()))
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(consumer.stop())
+    await began.wait()
+    stopping.cancel()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert connections(consumer) == []
