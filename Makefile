@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test lint format schemas clean
+.PHONY: help run test lint format schemas kube clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,9 @@ lint: $(STAMP)  ## ruff, mypy, import-linter
 format: $(STAMP)
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+kube:  ## build the test cluster, a real Kubernetes control plane (once, 5 to 10 minutes; needs Go 1.26)
+	@tests/kube/build.sh
 
 schemas: $(STAMP)  ## write schemas/ from the models
 	@$(BIN)/python -m app.cli schemas

@@ -9,7 +9,7 @@ from app.actions.scene import Scene
 from app.clients.http import HttpAnswer
 from app.core.model import canonical
 from app.core.planning import OUTPUT_LIMIT, ActionFailure, Outcome, Prepared
-from app.core.runbook import HttpStep
+from app.core.steps import HttpStep
 
 MANUAL = "an HTTP call cannot be taken back"
 KEPT_HEADERS = ("Content-Type", "Location", "Retry-After", "X-Request-Id", "X-Stand-In")

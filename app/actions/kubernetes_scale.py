@@ -5,7 +5,7 @@ from pydantic import JsonValue
 from app.actions.scene import Scene
 from app.core.errors import PermanentError
 from app.core.planning import Inverse, Outcome, Prepared
-from app.core.runbook import KubernetesScale
+from app.core.steps import KubernetesScale
 
 
 class ScaleAction:

@@ -8,7 +8,7 @@ from app.actions.kubernetes_scale import ScaleAction
 from app.actions.scene import Scene
 from app.actions.slack import SlackAction
 from app.core.planning import Outcome, Prepared
-from app.core.runbook import HttpStep, KubernetesScale, SlackStep, Step
+from app.core.steps import HttpStep, KubernetesScale, SlackStep, Step
 
 
 class Action(Protocol):

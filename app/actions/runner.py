@@ -36,11 +36,13 @@ from app.core.events import (
 )
 from app.core.model import JsonObject
 from app.core.planning import ActionFailure, Outcome, Prepared
-from app.core.runbook import Step
+from app.core.shell_words import render_command
+from app.core.steps import ShellStep, Step
 from app.core.templating import UNKNOWN_END, Unknown, render
 
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
 MAX_ERROR = 4096
+OVERRUN_S = 15.0  # what an action that keeps its own time may take beyond it, to tell how far it came
 LATER = "depends on what earlier steps give back"
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class Runner:
             tenant=command.tenant,
             command_id=command.command_id,
             expected=command.expected,
+            begun=command.begun,
             earlier=_earlier(command),
             clients=self.clients,
         )
@@ -140,11 +143,7 @@ class Runner:
         if command.phase == "rollback":
             return command.step
         variables: Mapping[str, Any] = _with_placeholders(command.variables) if command.simulated else command.variables
-        content = command.step.model_dump(mode="json", exclude={"when", "name"}, exclude_defaults=True)
-        rendered = {
-            field: render(value, variables, field, with_secrets=field in command.step.secret_fields)
-            for field, value in content.items()
-        }
+        rendered = _filled_in(command.step, variables)
         try:
             return STEP.validate_python(rendered)
         except ValidationError as error:
@@ -198,11 +197,12 @@ class Runner:
         await self._finish(command, record, outcome)
 
     async def _act(self, step: Step, plan: Prepared, command: StepCommand, scene: Scene) -> Outcome:
+        limit_s = step.timeout_seconds + (OVERRUN_S if step.keeps_time else 0.0)
         try:
-            async with asyncio.timeout(step.timeout_seconds):
+            async with asyncio.timeout(limit_s):
                 return await action_for(step).apply(step, plan, scene)
         except TimeoutError:
-            error: RunbooksError = OutcomeUnknown(f"no answer within {step.timeout_seconds:g} s")
+            error: RunbooksError = OutcomeUnknown(f"no answer within {limit_s:g} s")
             return self._outcome(command, error)
         except RunbooksError as failure:
             return self._outcome(command, failure)
@@ -240,6 +240,20 @@ class Runner:
             beating.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await beating
+
+
+def _filled_in(step: Step, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The step's fields with their templates rendered; a shell command takes what they give as arguments."""
+    content = step.model_dump(mode="json", exclude={"when", "name"}, exclude_defaults=True)
+    source = content.pop("command") if isinstance(step, ShellStep) else None
+    filled: dict[str, Any] = {
+        field: render(value, variables, field, with_secrets=field in step.secret_fields)
+        for field, value in content.items()
+    }
+    if source is not None:
+        given = filled.get("arguments", ())
+        filled["command"], filled["arguments"] = render_command(source, variables, given, "command")
+    return filled
 
 
 def _earlier(command: StepCommand) -> tuple[JsonObject, ...]:

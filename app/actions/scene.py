@@ -9,6 +9,7 @@ from app.clients.kubernetes import KubernetesClient
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.core.model import JsonObject
+from app.core.planning import Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,13 @@ class Clients:
 class Scene:
     """One command's surroundings.
 
-    expected: what a rollback must still find, None otherwise. earlier: what templates see of the steps before.
+    expected: what a rollback must still find, None otherwise. begun: the plan that an earlier attempt of this very
+    step began to apply, None on a first attempt. earlier: what templates see of the steps before.
     """
 
     tenant: str
     command_id: str
     expected: JsonValue
     clients: Clients
+    begun: Prepared | None = None
     earlier: tuple[JsonObject, ...] = ()

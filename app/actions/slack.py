@@ -4,7 +4,7 @@ from app.actions.scene import Scene
 from app.clients.slack import escape
 from app.core.model import JsonObject
 from app.core.planning import Outcome, Prepared
-from app.core.runbook import SlackStep
+from app.core.steps import SlackStep
 
 MANUAL = "a message that was read cannot be taken back"
 SHOWN = 120

@@ -7,10 +7,12 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from app.core.errors import Problem, RecordRefused
 from app.core.events import Phase
 from app.core.model import Frozen, JsonObject
-from app.core.runbook import MetricCheck, Step
+from app.core.planning import Prepared
+from app.core.runbook import MetricCheck
+from app.core.steps import Step
 
-Kind = Literal["kubernetes", "http", "slack"]
-STEP_KINDS: tuple[Kind, ...] = ("kubernetes", "http", "slack")
+Kind = Literal["kubernetes", "http", "shell", "slack"]
+STEP_KINDS: tuple[Kind, ...] = ("kubernetes", "http", "shell", "slack")
 
 
 class StepCommand(Frozen):
@@ -22,6 +24,8 @@ class StepCommand(Frozen):
     simulated: outputs of earlier steps do not exist yet (a dry run). revoked: it was cancelled before it was known
     to have started; whoever has not begun it answers that it never will. secrets_needed: by name, those of all steps
     while nothing has been done yet, so that a missing one stops the execution before its first side effect.
+    begun: the plan that an earlier attempt began to apply, so that this one can go on with it instead of taking what
+    that one left for how it was before; None on a first attempt.
     """
 
     type: Literal["step"] = "step"
@@ -39,6 +43,7 @@ class StepCommand(Frozen):
     simulated: bool = False
     revoked: bool = False
     secrets_needed: tuple[str, ...] = ()
+    begun: Prepared | None = None
 
     @property
     def topic(self) -> str:

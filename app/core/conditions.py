@@ -54,6 +54,19 @@ def compile_condition(source: str) -> Condition:
     return Condition(source, program)
 
 
+def checked_condition(source: str | None) -> str | None:
+    """The source itself, for a model's field.
+
+    Raises ValueError when it does not compile.
+    """
+    if source is not None:
+        try:
+            compile_condition(source)
+        except ConditionError as error:
+            raise ValueError(f"is not a condition: {error}") from error
+    return source
+
+
 def _readable(message: str) -> str:
     """The first line of the library's message, without its status words."""
     first = message.splitlines()[0]

@@ -86,13 +86,15 @@ class Approval(Frozen):
 class StepState(Frozen):
     """One step, forward or back.
 
-    attempt: the number in the current command's id. failures: attempts that ended without success.
+    attempt: the number in the current command's id. failures: attempts that ended without success. begun: the plan
+    that was last begun to be applied, None when none was.
     """
 
     status: StepStatus = "pending"
     attempt: int = 1
     failures: int = 0
     plan: Prepared | None = None
+    begun: Prepared | None = None
     approval: Approval | None = None
     output: JsonValue = None
     truncated: bool = False

@@ -274,6 +274,7 @@ def _step_command(execution: Execution, index: int, step: StepState) -> StepComm
         simulated=execution.request.dry_run,
         revoked=execution.cancel_by is not None,
         secrets_needed=_secrets_needed(execution, index),
+        begun=step.begun,
     )
 
 
@@ -301,6 +302,7 @@ def _rollback_command(execution: Execution, place: Place) -> StepCommand:
         step=back.inverse.step,
         variables=variables_of(execution),
         expected=back.inverse.expected,
+        begun=back.begun,
     )
 
 

@@ -73,6 +73,7 @@ def on_started(execution: Execution, event: StepStarted) -> Move:
         _begun(execution, event.at),
         status="started",
         plan=event.plan,
+        begun=event.plan,
         lease_until=event.lease_until,
         started_at=step.started_at or event.at,
     )

@@ -19,6 +19,8 @@ from pydantic import JsonValue
 from app.core.errors import TemplateError
 from app.core.secret_references import as_plain, as_written
 
+WORD_BEGINS, WORD_ENDS = "\x02", "\x03"
+"""Around what an expression gave, in a text that is still to be taken apart; no value can hold them."""
 MAX_RENDERED = 64 * 1024
 MAX_EXPONENT = 64
 UNKNOWN_END = ": known after it runs>>"
@@ -77,6 +79,13 @@ def _made_plain(value: Any) -> Any:
     return value if isinstance(value, Undefined) else as_plain(str(value))
 
 
+def _marked(value: Any) -> Any:
+    """An expression's value between marks, without any of its own."""
+    if isinstance(value, Undefined):
+        return value
+    return WORD_BEGINS + str(value).replace(WORD_BEGINS, "").replace(WORD_ENDS, "") + WORD_ENDS
+
+
 def _environment(**options: Any) -> _Bounded:
     environment = _Bounded(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, **options)
     for name in ("pprint", "xmlattr", "urlize"):
@@ -92,6 +101,7 @@ def _unavailable(*_: object) -> str:
 
 _PLAIN = _environment()
 _WITH_SECRETS = _environment(extensions=[_References], finalize=_made_plain)
+_IN_PIECES = _environment(finalize=_marked)
 
 
 def is_template(text: str) -> bool:
@@ -100,9 +110,9 @@ def is_template(text: str) -> bool:
 
 
 @lru_cache(maxsize=16384)
-def _compiled(source: str, *, with_secrets: bool = False) -> Template:
+def _compiled(source: str, environment: _Bounded = _PLAIN) -> Template:
     try:
-        return (_WITH_SECRETS if with_secrets else _PLAIN).from_string(source)
+        return environment.from_string(source)
     except TemplateSyntaxError as error:
         raise TemplateError(f"is not a template: {error.message}, line {error.lineno}") from error
 
@@ -124,7 +134,8 @@ def render(value: JsonValue, variables: Mapping[str, Any], path: str = "", *, wi
     """
     match value:
         case str():
-            return _text(value, variables, path, with_secrets=with_secrets) if is_template(value) else value
+            environment = _WITH_SECRETS if with_secrets else _PLAIN
+            return _text(value, variables, path, environment) if is_template(value) else value
         case dict():
             return {
                 key: render(inner, variables, f"{path}.{key}" if path else key, with_secrets=with_secrets)
@@ -139,12 +150,21 @@ def render(value: JsonValue, variables: Mapping[str, Any], path: str = "", *, wi
             return value
 
 
-def _text(source: str, variables: Mapping[str, Any], path: str, *, with_secrets: bool) -> str:
+def render_pieces(source: str, variables: Mapping[str, Any], path: str) -> list[str]:
+    """The rendered text in pieces: what the template's author wrote, and in every second place what an expression gave.
+
+    Raises TemplateError naming the path.
+    """
+    text = _text(source, variables, path, _IN_PIECES) if is_template(source) else source
+    return [piece for part in text.split(WORD_BEGINS) for piece in part.split(WORD_ENDS, 1)]
+
+
+def _text(source: str, variables: Mapping[str, Any], path: str, environment: _Bounded) -> str:
     where = f"{path}: " if path else ""
     pieces: list[str] = []
     size = 0
     try:
-        for piece in _compiled(source, with_secrets=with_secrets).generate(variables):
+        for piece in _compiled(source, environment).generate(variables):
             size += len(piece)
             if size > MAX_RENDERED:
                 raise TemplateError(f"{where}renders to more than {MAX_RENDERED} characters")

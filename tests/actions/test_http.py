@@ -10,7 +10,7 @@ from app.clients.network import NetworkPolicy
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 from app.core.model import canonical
 from app.core.planning import OUTPUT_LIMIT
-from app.core.runbook import HttpStep
+from app.core.steps import HttpStep
 
 ACTION = HttpAction()
 INCIDENT = HttpStep(

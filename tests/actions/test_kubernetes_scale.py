@@ -5,7 +5,7 @@ from pydantic import TypeAdapter
 
 from app.actions.kubernetes_scale import ScaleAction
 from app.core.errors import PermanentError
-from app.core.runbook import KubernetesScale, Step
+from app.core.steps import KubernetesScale, Step
 
 ACTION = ScaleAction()
 NAMED = "production/payment-api"

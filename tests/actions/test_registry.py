@@ -6,7 +6,7 @@ from app.actions.http import HttpAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.registry import ACTIONS, action_for
 from app.actions.slack import SlackAction
-from app.core.runbook import HttpStep, KubernetesScale, SlackStep, Step
+from app.core.steps import HttpStep, KubernetesScale, SlackStep, Step
 
 
 @pytest.mark.parametrize(

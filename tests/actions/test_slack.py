@@ -5,7 +5,7 @@ import pytest
 from app.actions.slack import SlackAction
 from app.clients.slack import SlackClient
 from app.core.errors import PermanentError
-from app.core.runbook import SlackStep
+from app.core.steps import SlackStep
 
 ACTION = SlackAction()
 

@@ -53,7 +53,7 @@ def test_the_content_reads_back_and_keeps_its_digest():
             "max_attempts",
         ),
         (lambda r: r["steps"][1].update(type="kubernets"), "steps[1].type", "is not one of", "kubernetes"),
-        (lambda r: r["steps"][1].update(action="scael"), "steps[1].action", "'scale'", None),
+        (lambda r: r["steps"][1].update(action="scael"), "steps[1].action", "is not one of", "scale"),
         (lambda r: r["steps"][1].pop("type"), "steps[1].type", "field is required", None),
         (lambda r: r["steps"][1].pop("deployment"), "steps[1].deployment", "field is required", None),
         (lambda r: r["steps"][1].update(replicas="five"), "steps[1].replicas", "whole number", None),
