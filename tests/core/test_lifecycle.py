@@ -98,6 +98,14 @@ class TestRetries:
         assert s.command.command_id == "e/1/0/apply/2"
         assert s.does().status == "succeeded"
 
+    def test_the_next_try_knows_the_plan_that_was_begun(self):
+        s = story(scale(retries=self.STEP["retries"]))
+        assert s.command.begun is None
+        begun = plan(inverse=True)
+        command = s.command
+        s.started(begun).finished(command, "failed", "503", temporary=True).at(100).timer()
+        assert s.command.begun == begun
+
     def test_attempts_run_out(self):
         s = story(self.STEP)
         for number in range(3):

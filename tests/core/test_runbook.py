@@ -149,3 +149,48 @@ def test_which_answers_are_a_success(expected, good, bad):
     step = read_runbook({**PAGE, "steps": [http(expected_status=expected)]}).steps[0]
     assert all(step.is_success(status) for status in good)
     assert not any(step.is_success(status) for status in bad)
+
+
+KINDS = [
+    {"type": "kubernetes", "action": "restart", "namespace": "n", "deployment": "d", "strategy": "rollout"},
+    {"type": "kubernetes", "action": "rollout-undo", "namespace": "n", "deployment": "d", "to_revision": 3},
+    {"type": "kubernetes", "action": "cordon", "node": "w1"},
+    {"type": "kubernetes", "action": "uncordon", "node": "w1"},
+    {"type": "kubernetes", "action": "drain", "node": "w1", "force": True, "grace_period_seconds": 0},
+    {"type": "shell", "command": "systemctl restart payment-api", "host": "prod-host-01", "timeout_seconds": 60},
+]
+
+
+@pytest.mark.parametrize("step", KINDS, ids=lambda step: step.get("action", step["type"]))
+def test_every_kind_reads_back_as_written(step):
+    (read,) = read_runbook({**PAGE, "steps": [step]}).steps
+    assert read.action == step.get("action", "command")
+    assert read.harmless_twice is (step["type"] == "kubernetes")
+    assert read.model_dump(mode="json", exclude_defaults=True) == step
+
+
+def test_what_waits_for_pods_gets_more_time():
+    seconds = [step.timeout_seconds for step in read_runbook({**PAGE, "steps": KINDS}).steps]
+    assert seconds == [300, 30, 30, 30, 300, 60]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({**KINDS[1], "to_template": "abc"}, r"steps\[0\]: holds both to_revision and to_template"),
+        ({**KINDS[5], "command": "a\x00b"}, r"steps\[0\].command: holds control characters"),
+        ({**KINDS[5], "sudo_user": "-x"}, r"steps\[0\].sudo_user: string should match"),
+        ({**KINDS[5], "environment": {"A=B": "x"}}, r"steps\[0\].environment"),
+        ({**KINDS[4], "nod": "x"}, r"steps\[0\].nod: unknown field \(did you mean 'node'\?\)"),
+        ({"type": "kubernetes", "node": "x"}, r"steps\[0\].action: field is required"),
+    ],
+)
+def test_what_these_kinds_refuse(step, message):
+    with pytest.raises(RunbookRefused, match=message):
+        read_runbook({**PAGE, "steps": [step]})
+
+
+def test_the_secrets_of_a_shell_step_stand_in_its_environment_and_stdin():
+    step = {**KINDS[5], "command": "echo $HOME", "environment": {"A": "$TOKEN"}, "stdin": "${PASSWORD}"}
+    (read,) = read_runbook({**PAGE, "steps": [step]}).steps
+    assert set(read.secret_names()) == {"TOKEN", "PASSWORD"}
