@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
+from app.core.approval_card import ApprovalCard
 from app.core.errors import Problem, RecordRefused
 from app.core.events import Phase
 from app.core.model import Frozen, JsonObject
@@ -69,7 +70,36 @@ class MetricCommand(Frozen):
         return "step-commands.metric"
 
 
-Command = StepCommand | MetricCommand
+class NoticeCommand(Frozen):
+    """Post or change one message about a request for approval.
+
+    request, notice: the number of the step's request, and the message's place among its notices. version: of the
+    request, as the card shows it. to: a channel, or a subject who is told in person. channel_id, ts: where the message
+    stands, None while it is not posted. thread_ts: the message it answers, None for one of its own.
+    """
+
+    type: Literal["notice"] = "notice"
+    command_id: str
+    tenant: str
+    execution_id: str
+    run: int
+    step_index: int
+    request: int
+    notice: int
+    version: int
+    to: str
+    channel_id: str | None
+    ts: str | None
+    thread_ts: str | None
+    card: ApprovalCard
+
+    @property
+    def topic(self) -> str:
+        """Where it is sent."""
+        return "step-commands.slack"
+
+
+Command = StepCommand | MetricCommand | NoticeCommand
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 

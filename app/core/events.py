@@ -16,6 +16,7 @@ from app.core.runbook import Runbook
 
 Phase = Literal["prepare", "apply", "rollback"]
 Decision = Literal["approve", "reject"]
+Source = Literal["api", "slack"]
 
 
 class EventFields(Frozen):
@@ -30,10 +31,12 @@ class Limits(Frozen):
     """The limits in force when an execution was requested, so that a replay never needs today's.
 
     dedup_window_s: how long after its end a repeated request of the same id is the same execution, in seconds.
+    approval_channel: where approvals are asked for when the runbook does not say; None means not in Slack.
     """
 
     max_concurrent_runbooks: Annotated[int, Field(ge=1)] = 3
     dedup_window_s: Annotated[float, Field(ge=0)] = 24 * 3600.0
+    approval_channel: str | None = None
 
 
 class ExecutionRequested(EventFields):
@@ -119,18 +122,40 @@ class StepInterrupted(CommandEvent):
 class ApprovalDecided(EventFields):
     """Somebody decided, or tried to.
 
-    digest: of the plan that was decided on; None when the decider named none, which binds it to the plan of its
-    step that waits. refusal: why it does not count, None when the sender was checked and may decide.
+    run, request: the run of the execution, and the number of the step's request, that were decided on; digest: of the
+    plan. None where the decider named none, which binds it to what waits. groups: the decider's. refusal: why it does
+    not count, None when the sender was checked and may decide.
     """
 
     type: Literal["approval_decided"] = "approval_decided"
     step: Annotated[int, Field(ge=0)]
     decision: Decision
     by: str
-    source: Literal["api", "slack"] = "api"
+    groups: tuple[str, ...] = ()
+    source: Source = "api"
     comment: str = ""
+    run: int | None = None
+    request: int | None = None
     digest: str | None = None
     refusal: str | None = None
+
+
+class ApprovalNoticed(EventFields):
+    """A message about a request for approval was posted or changed, or could not be.
+
+    request: the number of the step's request. notice: the message's place among its notices. version: of the request,
+    as the message shows it. error: why it could not be; channel_id and ts say where it stands when it could.
+    """
+
+    type: Literal["approval_noticed"] = "approval_noticed"
+    run: int
+    step: Annotated[int, Field(ge=0)]
+    request: int
+    notice: Annotated[int, Field(ge=0)]
+    version: int
+    channel_id: str | None = None
+    ts: str | None = None
+    error: str | None = None
 
 
 class TimerFired(EventFields):
@@ -177,6 +202,7 @@ FollowUp = (
     | StepSkipped
     | StepInterrupted
     | ApprovalDecided
+    | ApprovalNoticed
     | TimerFired
     | CancelRequested
     | StepResolved

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import JsonValue
 
 from app.core.anomaly import TenantId
-from app.core.events import ApprovalDecided, CommandEvent, Decision, ExecutionRequested
+from app.core.approval import Approval
+from app.core.events import CommandEvent, ExecutionRequested
 from app.core.model import Frozen, Instant, JsonObject
 from app.core.planning import Inverse, Prepared
 from app.core.runbook import Runbook
@@ -58,36 +59,12 @@ StepStatus = Literal[
 ]
 
 
-class Vote(Frozen):
-    """One person's decision that counted."""
-
-    by: str
-    decision: Decision
-    at: Instant
-    source: Literal["api", "slack"]
-    comment: str = ""
-
-    @classmethod
-    def of(cls, event: ApprovalDecided) -> Self:
-        """The vote in a decision."""
-        return cls(by=event.by, decision=event.decision, at=event.at, source=event.source, comment=event.comment)
-
-
-class Approval(Frozen):
-    """One request for approval, bound to the digest of a plan."""
-
-    digest: str
-    requested_at: Instant
-    deadline: Instant
-    state: Literal["pending", "approved", "rejected", "expired"] = "pending"
-    votes: tuple[Vote, ...] = ()
-
-
 class StepState(Frozen):
     """One step, forward or back.
 
     attempt: the number in the current command's id. failures: attempts that ended without success. begun: the plan
-    that was last begun to be applied, None when none was.
+    that was last begun to be applied, None when none was. superseded: earlier requests, whose plans were no longer
+    what would be done.
     """
 
     status: StepStatus = "pending"
@@ -96,6 +73,7 @@ class StepState(Frozen):
     plan: Prepared | None = None
     begun: Prepared | None = None
     approval: Approval | None = None
+    superseded: tuple[Approval, ...] = ()
     output: JsonValue = None
     truncated: bool = False
     error: str | None = None
@@ -107,6 +85,18 @@ class StepState(Frozen):
     def now(self, **changes: Any) -> Self:
         """The step with these fields changed."""
         return self.model_copy(update=changes)
+
+    @property
+    def requests(self) -> tuple[Approval, ...]:
+        """All its requests for approval, the first one first."""
+        return self.superseded if self.approval is None else (*self.superseded, self.approval)
+
+    def with_request(self, approval: Approval) -> Self:
+        """The step with this request in place of the one of the same number."""
+        if self.approval is not None and self.approval.number == approval.number:
+            return self.now(approval=approval)
+        same = approval.number
+        return self.now(superseded=tuple(approval if one.number == same else one for one in self.superseded))
 
 
 class RollbackStep(StepState):

@@ -6,9 +6,19 @@ Total and pure. An event that is illegal or stale leaves the state as it was, an
 from datetime import datetime, timedelta
 from typing import NamedTuple, assert_never
 
+from app.core.approving import (
+    next_request_time,
+    notices_due,
+    on_decision,
+    on_noticed,
+    on_prepared,
+    on_request_due,
+    why_not_decided,
+)
 from app.core.commands import Command, MetricCommand, StepCommand
 from app.core.events import (
     ApprovalDecided,
+    ApprovalNoticed,
     CancelRequested,
     CommandEvent,
     Event,
@@ -25,19 +35,17 @@ from app.core.events import (
     StepStarted,
     TimerFired,
 )
-from app.core.execution import Execution, Marker, Place, Status, StepState, Vote, begin, variables_of
+from app.core.execution import Execution, Marker, Place, Status, StepState, begin, variables_of
 from app.core.ids import command_id
 from app.core.stepping import (
     Move,
     Stale,
     begin_rollback,
     cancelled,
-    halted,
     on_finished,
     on_heartbeat,
     on_interrupted,
     on_lease_end,
-    on_prepared,
     on_resolved,
     on_skipped,
     on_started,
@@ -68,7 +76,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return Evolved(None, "no such execution")
     if isinstance(execution, Marker) or execution.terminal:
         return Evolved(execution, f"the execution has ended: {execution.status}")
-    if isinstance(event, CommandEvent | MetricChecked) and event.run != execution.run:
+    if isinstance(event, CommandEvent | MetricChecked | ApprovalNoticed) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
     try:
         signal, changed = _interpret(execution, event)
@@ -104,7 +112,9 @@ def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 
         case StepInterrupted():
             return on_interrupted(execution, event)
         case ApprovalDecided():
-            return _on_decision(execution, event)
+            return on_decision(execution, event)
+        case ApprovalNoticed():
+            return on_noticed(execution, event)
         case TimerFired():
             return _on_timer(execution, event.at)
         case CancelRequested():
@@ -117,45 +127,6 @@ def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 
             assert_never(event)
 
 
-def _on_decision(execution: Execution, event: ApprovalDecided) -> Move:
-    refusal = event.refusal or why_not_decided(execution, event)
-    if refusal is not None:
-        raise Stale(refusal)
-    step = execution.steps[event.step]
-    assert step.approval is not None
-    votes = (*step.approval.votes, Vote.of(event))
-    if event.decision == "reject":
-        approval = step.approval.model_copy(update={"votes": votes, "state": "rejected"})
-        said = f": {event.comment}" if event.comment else ""
-        return halted(execution.with_step(event.step, approval=approval), event.at, f"rejected by {event.by}{said}")
-    if len(votes) < execution.runbook.steps[event.step].approvals_required:
-        approval = step.approval.model_copy(update={"votes": votes})
-        return Move("vote_counted", execution.with_step(event.step, approval=approval))
-    approval = step.approval.model_copy(update={"votes": votes, "state": "approved"})
-    return Move("approved", execution.with_step(event.step, approval=approval, status="approved"))
-
-
-def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
-    """Why a decision does not count for this state; None when it does."""
-    if event.step != execution.cursor or event.step >= len(execution.steps):
-        return f"the execution is not at step {event.step}"
-    step, approval = execution.runbook.steps[event.step], execution.steps[event.step].approval
-    if execution.steps[event.step].status != "awaiting_approval" or approval is None:
-        return f"step {event.step} does not wait for approval"
-    if event.digest is not None and event.digest != approval.digest:
-        return "it was given for another plan"
-    if event.at >= approval.deadline:
-        return "it came after the deadline"
-    if step.approvers and event.by not in step.approvers:
-        return f"{event.by} is not among the step's approvers"
-    own = event.decision == "approve" and event.by == execution.request.requested_by
-    if own and not step.allow_self_approval:
-        return f"{event.by} asked for this run and may not approve it"
-    if any(vote.by == event.by for vote in approval.votes):
-        return f"{event.by} has decided already"
-    return None
-
-
 def _on_timer(execution: Execution, at: datetime) -> Move:
     deadline = wake_at(execution)
     if deadline is None or at < deadline:
@@ -166,10 +137,7 @@ def _on_timer(execution: Execution, at: datetime) -> Move:
     assert place is not None
     step = place.step(execution)
     if step.status == "awaiting_approval":
-        assert step.approval is not None
-        approval = step.approval.model_copy(update={"state": "expired"})
-        late = execution.with_step(place.index, approval=approval)
-        return halted(late, at, "nobody approved it in time")
+        return on_request_due(execution, place.index, at)
     if step.status == "backing_off":
         again = place.change(execution, status="pending", attempt=step.attempt + 1, retry_at=None)
         return Move("retry_due", again)
@@ -218,7 +186,7 @@ def _no_data(execution: Execution, detail: str, at: datetime) -> Move:
 def _on_cancel(execution: Execution, event: CancelRequested) -> Move:
     if execution.cancel_by is not None:
         raise Stale("it is being cancelled already")
-    asked = execution.now(cancel_by=event.by)
+    asked = _withdrawn(execution.now(cancel_by=event.by))
     in_flight = {"pending", "approved", "started"}
     forward = execution.status in {Status.queued, Status.running}
     if forward and execution.steps[execution.cursor].status in in_flight:
@@ -226,8 +194,22 @@ def _on_cancel(execution: Execution, event: CancelRequested) -> Move:
     return cancelled(asked, event.at)
 
 
+def _withdrawn(execution: Execution) -> Execution:
+    """With the request that waits, if one does, taken back."""
+    if execution.status != Status.awaiting_approval:
+        return execution
+    approval = execution.steps[execution.cursor].approval
+    assert approval is not None
+    ended = f"the execution was cancelled by {execution.cancel_by}"
+    return execution.with_step(execution.cursor, approval=approval.now(state="withdrawn", ended=ended))
+
+
 def decide(execution: Execution) -> tuple[Command, ...]:
     """All that is outstanding now; the same state gives the same commands, with the same ids."""
+    return () if execution.terminal else (*_work_due(execution), *notices_due(execution))
+
+
+def _work_due(execution: Execution) -> tuple[Command, ...]:
     if execution.status == Status.verifying:
         return _metric_commands(execution)
     place = _standing(execution)
@@ -317,7 +299,7 @@ def wake_at(execution: Execution) -> datetime | None:
     step = place.step(execution)
     match step.status:
         case "awaiting_approval":
-            return step.approval.deadline if step.approval else None
+            return next_request_time(step.approval) if step.approval else None
         case "backing_off":
             return step.retry_at
         case "started":

@@ -9,7 +9,7 @@ from app.core.anomaly import Name, TenantId
 from app.core.conditions import checked_condition
 from app.core.errors import Problem, RunbookRefused, TemplateError
 from app.core.model import Frozen, depth_of, digest, problems_of
-from app.core.steps import Minutes, Step, Text
+from app.core.steps import Minutes, ShortText, Step, Text
 from app.core.templating import check_template
 
 MAX_STEPS = 50
@@ -58,6 +58,7 @@ class Runbook(Frozen):
     trigger: Trigger | None = None
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=MAX_STEPS)]
     approval_timeout_minutes: Minutes = 10.0
+    notify_channel: ShortText | None = None
     rollback_on_failure: bool = False
     rollback_metric_check: MetricCheck | None = None
     dry_run: bool = False

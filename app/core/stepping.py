@@ -16,7 +16,7 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
 )
-from app.core.execution import Approval, Execution, Place, RollbackStep, StepState, Verification
+from app.core.execution import Execution, Place, RollbackStep, StepState, Verification
 from app.core.planning import ActionFailure, Outcome
 from app.core.rollback import ROLLBACK_ATTEMPTS, derive_rollback
 from app.core.transitions import Signal
@@ -38,39 +38,16 @@ class Move(NamedTuple):
     execution: Execution
 
 
-def on_prepared(execution: Execution, event: StepPrepared) -> Move:
-    """A plan is known: a dry run goes on, any other asks for approval."""
-    place, step = _expect(execution, event, ("pending", "approved"))
-    if execution.request.dry_run:
-        done = place.change(execution, status="planned", plan=event.plan, finished_at=event.at)
-        return advance(done, event.at)
-    if not execution.runbook.steps[event.step].require_approval:
-        raise Stale("the step asks for no approval")
-    if execution.cancel_by is not None:
-        return cancelled(execution, event.at)
-    asked = Approval(
-        digest=event.plan.digest,
-        requested_at=event.at,
-        deadline=event.at + timedelta(seconds=execution.runbook.approval_timeout_s(event.step)),
-    )
-    again = {"attempt": step.attempt + 1} if step.status == "approved" else {}
-    waits = place.change(
-        _begun(execution, event.at), status="awaiting_approval", plan=event.plan, approval=asked, **again
-    )
-    reason = "the plan changed after it was approved" if again else ""
-    return Move("approval_asked", waits.now(reason=reason))
-
-
 def on_started(execution: Execution, event: StepStarted) -> Move:
     """A side effect is about to happen."""
-    place, step = _expect(execution, event, ("pending", "approved"))
+    place, step = expect(execution, event, ("pending", "approved"))
     needed = not place.rolling_back and execution.runbook.steps[event.step].require_approval
     if needed and (step.status != "approved" or step.approval is None or step.approval.digest != event.plan.digest):
         raise Stale("this plan has no approval")
     if execution.request.dry_run:
         raise Stale("a dry run starts nothing")
     started = place.change(
-        _begun(execution, event.at),
+        begun(execution, event.at),
         status="started",
         plan=event.plan,
         begun=event.plan,
@@ -82,7 +59,7 @@ def on_started(execution: Execution, event: StepStarted) -> Move:
 
 def on_heartbeat(execution: Execution, event: StepHeartbeat) -> Move:
     """The worker is still at it: the lease is longer."""
-    place, step = _expect(execution, event, ("started",))
+    place, step = expect(execution, event, ("started",))
     if step.lease_until is not None and event.lease_until <= step.lease_until:
         raise Stale("the lease is already that long")
     return Move("step_continues", place.change(execution, lease_until=event.lease_until))
@@ -90,24 +67,24 @@ def on_heartbeat(execution: Execution, event: StepHeartbeat) -> Move:
 
 def on_finished(execution: Execution, event: StepFinished) -> Move:
     """An attempt ended; one that was given up as unknown may still tell how."""
-    place, step = _expect(execution, event, ("pending", "approved", "started", "unknown"))
+    place, step = expect(execution, event, ("pending", "approved", "started", "unknown"))
     if event.outcome.outcome == "succeeded" and step.status in {"pending", "approved"}:
         raise Stale("it was never started")
-    return _ended(_begun(execution, event.at), place, event.outcome, event.at)
+    return _ended(begun(execution, event.at), place, event.outcome, event.at)
 
 
 def on_skipped(execution: Execution, event: StepSkipped) -> Move:
     """Its ``when`` was false."""
-    place, _ = _expect(execution, event, ("pending",))
+    place, _ = expect(execution, event, ("pending",))
     if place.rolling_back:
         raise Stale("a rollback step is not skipped")
-    skipped = place.change(_begun(execution, event.at), status="skipped", error=event.reason, finished_at=event.at)
+    skipped = place.change(begun(execution, event.at), status="skipped", error=event.reason, finished_at=event.at)
     return advance(skipped, event.at)
 
 
 def on_interrupted(execution: Execution, event: StepInterrupted) -> Move:
     """The command reached another worker than the one that took it: with nothing started it is issued again."""
-    place, step = _expect(execution, event, ("pending", "approved", "started"))
+    place, step = expect(execution, event, ("pending", "approved", "started"))
     if step.status == "started":
         raise Stale("it was started: the lease decides")
     if execution.cancel_by is not None and not place.rolling_back:
@@ -172,7 +149,11 @@ def backoff_s(base_s: float, cap_s: float, failures: int, seed: str) -> float:
     return full / 2 + full / 2 * spread
 
 
-def _expect(execution: Execution, event: "StepAnswer", statuses: tuple[str, ...]) -> tuple[Place, StepState]:
+def expect(execution: Execution, event: "StepAnswer", statuses: tuple[str, ...]) -> tuple[Place, StepState]:
+    """Where an answer belongs, and the state there.
+
+    Raises Stale when it is not the answer to what is being done there.
+    """
     place = Place.of(execution, event)
     if place is None:
         raise Stale(f"the execution is not at step {event.step}")
@@ -195,7 +176,8 @@ def plans_first(execution: Execution, index: int) -> bool:
     return execution.request.dry_run or execution.runbook.steps[index].require_approval
 
 
-def _begun(execution: Execution, at: datetime) -> Execution:
+def begun(execution: Execution, at: datetime) -> Execution:
+    """The execution with its start, which the first thing that happens to it is."""
     return execution if execution.started_at is not None else execution.now(started_at=at)
 
 

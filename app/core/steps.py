@@ -43,6 +43,8 @@ class StepFields(Frozen):
     approvals_required: Annotated[int, Field(ge=1, le=10)] = 1
     approvers: tuple[ShortText, ...] = ()
     allow_self_approval: bool = False
+    approval_channel: ShortText | None = None
+    escalate_to: Annotated[tuple[ShortText, ...], Field(max_length=20)] = ()
     timeout_seconds: Seconds = 30.0
     retries: Retries = Retries()
     when: str | None = None

@@ -15,6 +15,8 @@ Signal = Literal[
     "retry_due",
     "approval_asked",
     "vote_counted",
+    "reminded",
+    "noticed",
     "approved",
     "halted",
     "cancel_noted",
@@ -47,7 +49,7 @@ _FORWARD: dict[Signal, Status] = {
 TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
     {
         Status.queued: MappingProxyType(
-            _FORWARD | {"step_reissued": Status.queued, "cancel_noted": Status.queued},
+            _FORWARD | {"step_reissued": Status.queued, "cancel_noted": Status.queued, "noticed": Status.queued},
         ),
         Status.running: MappingProxyType(
             _FORWARD
@@ -56,11 +58,17 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "step_reissued": Status.running,
                 "retry_due": Status.running,
                 "cancel_noted": Status.running,
+                "noticed": Status.running,
             },
         ),
         Status.awaiting_approval: MappingProxyType(
             {
                 "vote_counted": Status.awaiting_approval,
+                "reminded": Status.awaiting_approval,
+                "noticed": Status.awaiting_approval,
+                "step_done": Status.running,
+                "all_done": Status.succeeded,
+                "check_waits": Status.verifying,
                 "approved": Status.running,
                 "halted": Status.halted,
                 "cancelled": Status.cancelled,
@@ -68,6 +76,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         ),
         Status.verifying: MappingProxyType(
             {
+                "noticed": Status.verifying,
                 "check_due": Status.verifying,
                 "check_unclear": Status.attention,
                 "all_done": Status.succeeded,
@@ -78,6 +87,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         ),
         Status.rolling_back: MappingProxyType(
             {
+                "noticed": Status.rolling_back,
                 "step_begun": Status.rolling_back,
                 "step_continues": Status.rolling_back,
                 "step_reissued": Status.rolling_back,
@@ -90,6 +100,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         ),
         Status.attention: MappingProxyType(
             {
+                "noticed": Status.attention,
                 "step_done": Status.running,
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,

@@ -4,7 +4,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from app.core.execution import Approval, Execution, RollbackStep, StepState
+from app.core.approval import Approval
+from app.core.execution import Execution, RollbackStep, StepState
 from app.core.planning import Prepared
 from app.core.rollback import rollback_status
 

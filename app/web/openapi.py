@@ -16,7 +16,11 @@ from app.web.routes import Route
 Mode = Literal["validation", "serialization"]
 Used = tuple[type[BaseModel], Mode]
 REFERENCE = "#/components/schemas/{model}"
-ASSIGNED = {Anomaly: {"anomaly_id", "timestamp"}, Runbook: {"name"}}  # stood in for where the body leaves them out
+ASSIGNED: Mapping[Any, frozenset[str]] = {
+    Anomaly: frozenset({"anomaly_id", "timestamp"}),
+    Runbook: frozenset({"name"}),
+}
+"""What is stood in for where a body leaves it out."""
 
 
 def describe(routes: Iterable[Route]) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-from app.core.commands import MetricCommand, StepCommand
+from app.core.approving import notices_due
+from app.core.commands import MetricCommand, NoticeCommand, StepCommand
 from app.core.events import (
     ApprovalDecided,
+    ApprovalNoticed,
     CancelRequested,
     Event,
     ExecutionRequested,
@@ -84,8 +86,13 @@ class Story:
 
     @property
     def command(self) -> StepCommand | MetricCommand:
-        (command,) = decide(self.state)
+        (command,) = (one for one in decide(self.state) if not isinstance(one, NoticeCommand))
         return command
+
+    @property
+    def notices(self) -> list[NoticeCommand]:
+        """The messages that are to be posted or changed, at its end too."""
+        return list(notices_due(self.state))
 
     def at(self, seconds: float) -> "Story":
         self.seconds = seconds
@@ -152,6 +159,13 @@ class Story:
     def decided(self, decision="approve", by="ann", step=None, **fields):
         step = self.state.cursor if step is None else step
         return self.tell(ApprovalDecided(**self.common(), step=step, decision=decision, by=by, **fields))
+
+    def noticed(self, command=None, **fields):
+        """The message that is due is posted, or what the fields say."""
+        command = command or self.notices[0]
+        given = {"channel_id": "C1", "ts": f"{self.offset}.1"} if "error" not in fields else {}
+        where = {"run": command.run, "step": command.step_index, "request": command.request, "notice": command.notice}
+        return self.tell(ApprovalNoticed(**self.common(), **{**where, "version": command.version, **given, **fields}))
 
     def cancel(self, by="ann"):
         return self.tell(CancelRequested(**self.common(), by=by))

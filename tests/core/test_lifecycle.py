@@ -275,7 +275,7 @@ class TestApproval:
         s = self.waiting().decided().at(30)
         s.prepared(plan("another"))
         assert s.status == "awaiting_approval"
-        assert s.state.reason == "the plan changed after it was approved"
+        assert s.state.reason.startswith("the plan changed after it was approved: it was “do it” and is “another”")
         assert wake_at(s.state) == T0 + timedelta(seconds=630)
         assert s.decided(digest=plan(inverse=True).digest).refusal == "it was given for another plan"
         assert s.decided().command.command_id == "e/1/0/apply/2"

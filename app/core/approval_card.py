@@ -1,0 +1,137 @@
+"""What a message about a request for approval says, as data: how it looks is the client's business."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import JsonValue
+
+from app.core.approval import Approval, ApprovalState, Notice, NoticeKind, Vote
+from app.core.execution import Execution
+from app.core.model import Frozen, Instant, canonical
+from app.core.planning import Prepared
+from app.core.steps import SlackStep
+
+
+class RequestReference(Frozen):
+    """Which request a button stands for: its value, as text, is JSON."""
+
+    tenant: str
+    execution_id: str
+    run: int
+    step: int
+    request: int
+    digest: str
+
+    def text(self) -> str:
+        """For a button's value."""
+        return self.model_dump_json()
+
+
+class ApprovalCard(Frozen):
+    """All that a message about a request says.
+
+    summary: the prepared plan. undo: how it would be taken back, or why it cannot be. text: a slack step's own message,
+    None for other steps. required: how many have to agree. changed: since the plan approved before.
+    """
+
+    reference: RequestReference
+    kind: NoticeKind
+    runbook_name: str
+    service_id: str | None
+    anomaly_score: float | None
+    requested_by: str | None
+    step_number: int
+    step_count: int
+    step_name: str | None
+    summary: str
+    namespace: str | None
+    undo: str
+    text: str | None
+    requested_at: Instant
+    deadline: Instant
+    state: ApprovalState
+    votes: tuple[Vote, ...]
+    required: int
+    changed: str
+    ended: str
+
+
+def card_of(execution: Execution, index: int, approval: Approval, notice: Notice) -> ApprovalCard:
+    """The card of one of a step's requests."""
+    step, plan = execution.runbook.steps[index], approval.plan
+    anomaly = execution.request.anomaly
+    score = execution.request.context.get("anomaly_score") if anomaly is None else anomaly.anomaly_score
+    namespace = plan.params.get("namespace")
+    text = plan.params.get("message") if isinstance(step, SlackStep) else None
+    return ApprovalCard(
+        reference=reference_of(execution, index, approval),
+        kind=notice.kind,
+        runbook_name=execution.runbook.name,
+        service_id=execution.service_id,
+        anomaly_score=score if isinstance(score, int | float) and not isinstance(score, bool) else None,
+        requested_by=execution.request.requested_by,
+        step_number=index + 1,
+        step_count=len(execution.steps),
+        step_name=step.name,
+        summary=plan.summary,
+        namespace=namespace if isinstance(namespace, str) else None,
+        undo=undo_of(plan),
+        text=text if isinstance(text, str) else None,
+        requested_at=approval.requested_at,
+        deadline=approval.deadline,
+        state=approval.state,
+        votes=approval.votes,
+        required=step.approvals_required,
+        changed=approval.changed,
+        ended=approval.ended,
+    )
+
+
+def reference_of(execution: Execution, index: int, approval: Approval) -> RequestReference:
+    """What names the request."""
+    return RequestReference(
+        tenant=execution.tenant,
+        execution_id=execution.execution_id,
+        run=execution.run,
+        step=index,
+        request=approval.number,
+        digest=approval.digest,
+    )
+
+
+def undo_of(plan: Prepared) -> str:
+    """How a plan would be taken back, in a few words."""
+    if plan.inverse is None:
+        return f"by hand: {plan.manual_reason or 'it has no inverse'}"
+    step = plan.inverse.step
+    place = "/".join(str(step[name]) for name in ("namespace", "deployment", "node", "host") if name in step)
+    rest = {name: value for name, value in step.items() if name not in UNDO_PLACES}
+    more = ", ".join(f"{name} {value}" for name, value in rest.items())
+    return " ".join(
+        part for part in (str(step.get("action", step["type"])), place, f"({more})" if more else "") if part
+    )
+
+
+UNDO_PLACES = frozenset({"type", "action", "namespace", "deployment", "node", "host"})
+MAX_DIFFERENCES = 5
+
+
+def difference(old: Prepared, new: Prepared) -> str:
+    """What a new plan says otherwise than the one that was approved."""
+    told = [f"it was “{old.summary}” and is “{new.summary}”"] if old.summary != new.summary else []
+    for name in ("params", "before", "after"):
+        told += _different(name, getattr(old, name), getattr(new, name))
+    return "; ".join(told[:MAX_DIFFERENCES]) or "how it would be taken back is different"
+
+
+def _different(path: str, old: JsonValue, new: JsonValue) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _different(f"{path}.{name}", old.get(name), new.get(name))
+    elif old != new:
+        yield f"{path} was {_short(old)} and is {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = canonical(value)
+    return text if len(text) <= 80 else text[:79] + "…"

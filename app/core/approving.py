@@ -1,0 +1,208 @@
+"""Requests for approval: asked, reminded of, decided, told.
+
+Silence is never a yes, a decision counts for one plan only, and what does not count changes nothing.
+"""
+
+from datetime import datetime, timedelta
+
+from app.core.approval import Approval, Notice, Vote
+from app.core.approval_card import card_of, difference
+from app.core.commands import NoticeCommand
+from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
+from app.core.execution import Execution, StepState
+from app.core.planning import Prepared
+from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
+from app.core.steps import SlackStep, Step
+
+GROUP = "group:"
+REMIND_AFTER, ESCALATE_AFTER = 0.5, 0.75  # of the time there is
+
+
+def on_prepared(execution: Execution, event: StepPrepared) -> Move:
+    """A plan is known: a dry run goes on, any other asks for approval."""
+    place, step = expect(execution, event, ("pending", "approved"))
+    if execution.request.dry_run:
+        done = place.change(execution, status="planned", plan=event.plan, finished_at=event.at)
+        return advance(done, event.at)
+    if not execution.runbook.steps[event.step].require_approval:
+        raise Stale("the step asks for no approval")
+    if execution.cancel_by is not None:
+        return cancelled(execution, event.at)
+    asked = _request(execution, event.step, event.plan, event.at)
+    again = {"attempt": step.attempt + 1, "superseded": _superseded(step)} if step.approval is not None else {}
+    waits = place.change(
+        begun(execution, event.at), status="awaiting_approval", plan=event.plan, approval=asked, **again
+    )
+    reason = f"the plan changed after it was approved: {asked.changed}" if asked.changed else ""
+    return Move("approval_asked", waits.now(reason=reason))
+
+
+def _superseded(step: StepState) -> tuple[Approval, ...]:
+    assert step.approval is not None
+    return (*step.superseded, step.approval.now(state="superseded", ended="the plan changed, and it was asked again"))
+
+
+def _request(execution: Execution, index: int, plan: Prepared, at: datetime) -> Approval:
+    """A new request, with the messages that ask, remind and escalate where the runbook or the settings name a place."""
+    step, before = execution.runbook.steps[index], execution.steps[index].approval
+    channel = _channel(execution, step, plan)
+    time = timedelta(seconds=execution.runbook.approval_timeout_s(index))
+    return Approval(
+        digest=plan.digest,
+        plan=plan,
+        requested_at=at,
+        deadline=at + time,
+        number=1 if before is None else before.number + 1,
+        notices=() if channel is None else (Notice(kind="ask", to=channel),),
+        remind_at=None if channel is None else at + REMIND_AFTER * time,
+        escalate_at=at + ESCALATE_AFTER * time if step.escalate_to else None,
+        changed="" if before is None else difference(before.plan, plan),
+    )
+
+
+def _channel(execution: Execution, step: Step, plan: Prepared) -> str | None:
+    own = plan.params.get("channel") if isinstance(step, SlackStep) else step.approval_channel
+    return str(own) if own else execution.runbook.notify_channel or execution.request.limits.approval_channel
+
+
+def on_decision(execution: Execution, event: ApprovalDecided) -> Move:
+    """Somebody decided: the first no ends it, the last yes that is needed lets the step go on."""
+    refusal = event.refusal or why_not_decided(execution, event)
+    if refusal is not None:
+        raise Stale(refusal)
+    approval = execution.steps[event.step].approval
+    assert approval is not None
+    counted = approval.now(votes=(*approval.votes, Vote.of(event)))
+    said = f": {event.comment}" if event.comment else ""
+    if event.decision == "reject":
+        reason = f"rejected by {event.by}{said}"
+        rejected = execution.with_step(event.step, approval=counted.now(state="rejected", ended=reason))
+        return halted(rejected, event.at, reason)
+    if len(counted.votes) < execution.runbook.steps[event.step].approvals_required:
+        return Move("vote_counted", execution.with_step(event.step, approval=counted))
+    agreed = counted.now(state="approved", ended=f"approved by {', '.join(vote.by for vote in counted.votes)}")
+    approved = execution.with_step(event.step, approval=agreed, status="approved")
+    if isinstance(execution.runbook.steps[event.step], SlackStep):
+        return _asking_was_all(approved, event.step, agreed, event.at)
+    return Move("approved", approved)
+
+
+def _asking_was_all(execution: Execution, index: int, approval: Approval, at: datetime) -> Move:
+    """A slack step that needs approval is the request itself: its message has been posted, and somebody agreed."""
+    ask = approval.ask
+    posted = {"channel": ask.channel_id, "ts": ask.ts, "thread_ts": None, "posted_to": ask.to} if ask else None
+    done = execution.with_step(
+        index, status="succeeded", output=posted, error=None, started_at=approval.requested_at, finished_at=at
+    )
+    return advance(done, at)
+
+
+def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
+    """Why a decision does not count for this state; None when it does."""
+    if event.run not in {None, execution.run}:
+        return "it was given for an earlier run"
+    if event.step != execution.cursor or event.step >= len(execution.steps):
+        return f"the execution is not at step {event.step}"
+    step, approval = execution.runbook.steps[event.step], execution.steps[event.step].approval
+    if execution.steps[event.step].status != "awaiting_approval" or approval is None:
+        return f"step {event.step} does not wait for approval"
+    if event.request not in {None, approval.number} or event.digest not in {None, approval.digest}:
+        return "it was given for another plan"
+    if event.at >= approval.deadline:
+        return "it came after the deadline"
+    if not may_decide(step, approval, event.by, event.groups):
+        return f"{event.by} is not among the step's approvers"
+    own = event.decision == "approve" and event.by == execution.request.requested_by
+    if own and not step.allow_self_approval:
+        return f"{event.by} asked for this run and may not approve it"
+    if any(vote.by == event.by for vote in approval.votes):
+        return f"{event.by} has decided already"
+    return None
+
+
+def may_decide(step: Step, approval: Approval, subject: str, groups: tuple[str, ...]) -> bool:
+    """Whether a subject is among the step's approvers, or those it was escalated to; with none named, anybody is."""
+    if not step.approvers:
+        return True
+    named = {*step.approvers, *(step.escalate_to if approval.escalated else ())}
+    by_name = subject in named and not subject.startswith(GROUP)
+    return by_name or any(GROUP + group in named for group in groups)
+
+
+def on_request_due(execution: Execution, index: int, at: datetime) -> Move:
+    """A request's time: half of it has passed, three quarters, or all."""
+    approval = execution.steps[index].approval
+    assert approval is not None
+    if at >= approval.deadline:
+        reason = "nobody approved it in time"
+        late = execution.with_step(index, approval=approval.now(state="expired", ended=reason))
+        return halted(late, at, reason)
+    told = approval
+    if approval.remind_at is not None and at >= approval.remind_at:
+        ask = approval.ask
+        again = (Notice(kind="remind", to=ask.to),) if ask else ()
+        told = told.now(notices=(*told.notices, *again), remind_at=None)
+    if approval.escalate_at is not None and at >= approval.escalate_at:
+        more = tuple(Notice(kind="escalate", to=to) for to in execution.runbook.steps[index].escalate_to)
+        told = told.now(notices=(*told.notices, *more), escalate_at=None, escalated=True)
+    return Move("reminded", execution.with_step(index, approval=told))
+
+
+def next_request_time(approval: Approval) -> datetime:
+    """When a request falls due by time alone."""
+    return min(moment for moment in (approval.deadline, approval.remind_at, approval.escalate_at) if moment is not None)
+
+
+def on_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
+    """A message was posted or changed, or could not be."""
+    step = execution.steps[event.step] if event.step < len(execution.steps) else None
+    approval = next((one for one in step.requests if one.number == event.request), None) if step else None
+    if step is None or approval is None or event.notice >= len(approval.notices):
+        raise Stale("there is no such request")
+    notice = approval.notices[event.notice]
+    if notice.state == "posted":
+        if event.version <= notice.shown:
+            raise Stale("the message shows it already")
+        changed = approval.with_notice(event.notice, shown=event.version, error=event.error)
+    elif event.error is not None:
+        if notice.state == "failed":
+            raise Stale("that it failed is known")
+        changed = approval.with_notice(event.notice, state="failed", error=event.error)
+    else:
+        changed = approval.with_notice(
+            event.notice, state="posted", channel_id=event.channel_id, ts=event.ts, shown=event.version, error=None
+        )
+    place = {"steps": tuple(step.with_request(changed) if one is step else one for one in execution.steps)}
+    return Move("noticed", execution.now(**place))
+
+
+def notices_due(execution: Execution) -> tuple[NoticeCommand, ...]:
+    """The messages that are to be posted or changed, of an execution that has ended too."""
+    return tuple(
+        _notice_command(execution, index, approval, place)
+        for index, step in enumerate(execution.steps)
+        for approval in step.requests
+        for place in approval.to_be_told()
+    )
+
+
+def _notice_command(execution: Execution, index: int, approval: Approval, place: int) -> NoticeCommand:
+    notice = approval.notices[place]
+    ask = approval.ask
+    thread = ask.ts if ask is not None and notice.kind == "remind" else None
+    run = f"{execution.execution_id}/{execution.run}/{index}"
+    return NoticeCommand(
+        command_id=f"{run}/notice-{approval.number}-{place}/{approval.version}",
+        tenant=execution.tenant,
+        execution_id=execution.execution_id,
+        run=execution.run,
+        step_index=index,
+        request=approval.number,
+        notice=place,
+        version=approval.version,
+        to=notice.to,
+        channel_id=notice.channel_id,
+        ts=notice.ts,
+        thread_ts=thread,
+        card=card_of(execution, index, approval, notice),
+    )
