@@ -143,7 +143,8 @@ def on_request_due(execution: Execution, index: int, at: datetime) -> Move:
         again = (Notice(kind="remind", to=ask.to),) if ask else ()
         told = told.now(notices=(*told.notices, *again), remind_at=None)
     if approval.escalate_at is not None and at >= approval.escalate_at:
-        more = tuple(Notice(kind="escalate", to=to) for to in execution.runbook.steps[index].escalate_to)
+        named = execution.runbook.steps[index].escalate_to
+        more = tuple(Notice(kind="escalate", to=to) for to in named if not to.startswith(GROUP))
         told = told.now(notices=(*told.notices, *more), escalate_at=None, escalated=True)
     return Move("reminded", execution.with_step(index, approval=told))
 

@@ -3,20 +3,23 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationError
 
 from app.core.anomaly import TenantId
 from app.core.errors import Problem, RecordRefused
-from app.core.events import ApprovalDecided, Decision
+from app.core.events import ApprovalDecided, Decision, Source
 from app.core.model import Frozen, Instant, canonical
+
+GroupName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ApprovalDecision(Frozen):
     """One record of ``approval-decisions``.
 
-    step: counted from 0. digest: of the plan that was decided on, None for whichever waits.
+    step: counted from 0. groups: the decider's. run, request, digest: what was decided on, None for whatever waits.
+    refusal: why whoever checked the person did not let it count; it is recorded all the same.
     key_id, signature: which key signed it, and HMAC-SHA256 in hex over all other fields; None when unsigned.
     """
 
@@ -25,9 +28,13 @@ class ApprovalDecision(Frozen):
     step: Annotated[int, Field(ge=0)]
     decision: Decision
     by: Annotated[str, Field(min_length=1, max_length=200)]
-    source: Literal["api", "slack"]
+    groups: Annotated[tuple[GroupName, ...], Field(max_length=200)] = ()
+    source: Source
     comment: Annotated[str, Field(max_length=4096)] = ""
+    run: int | None = None
+    request: int | None = None
     digest: str | None = None
+    refusal: Annotated[str, Field(max_length=1024)] | None = None
     at: Instant
     key_id: str | None = None
     signature: str | None = None
@@ -43,9 +50,9 @@ class ApprovalDecision(Frozen):
         return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()
 
     def event(self, refusal: str | None) -> ApprovalDecided:
-        """The event that records it; refusal says why it does not count."""
-        fields = self.model_dump(exclude={"key_id", "signature"})
-        return ApprovalDecided(**fields, refusal=refusal)
+        """The event that records it; refusal says why it does not count, for a reason besides its own."""
+        fields = self.model_dump(exclude={"key_id", "signature", "refusal"})
+        return ApprovalDecided(**fields, refusal=self.refusal or refusal)
 
 
 def why_not_signed(decision: ApprovalDecision, keys: Mapping[str, bytes]) -> str | None:

@@ -1,11 +1,13 @@
 """The agent ``advance_executions``: folds the log and sends what is due."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from faust.types import EventT, StreamT
 
+from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
 from app.core.errors import RecordRefused
 from app.core.events import Event, TimerFired, read_event
@@ -20,6 +22,7 @@ from app.streams.records import source_of
 from app.streams.tables import DeferredTable
 from app.streams.timers import Timers
 
+SentKey = tuple[str, bool]
 MARKER_GRACE = timedelta(hours=1)
 """Markers live this much longer than their window: clocks differ, and deletion must never change an answer."""
 logger = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class Advancer:
         self._publisher = publisher
         self._clock = clock
         self._figures = figures
-        self._sent: dict[str, tuple[str, bool]] = {}
+        self._sent: dict[str, frozenset[SentKey]] = {}
 
     def recover(self, partitions: set[int]) -> None:
         """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
@@ -82,6 +85,8 @@ class Advancer:
             # Also after an event that changed nothing: a timer that came too early must be set again.
             self.timers.arm(evolved.execution)
             deliveries = await self._send_due(evolved.execution)
+            if evolved.execution.terminal:
+                deliveries += await self._send_last(evolved.execution)
         self._drop_expired(message.partition)
         return deliveries + await self._table.send_changes(self._publisher)
 
@@ -90,20 +95,32 @@ class Advancer:
         self.index.put(partition, state)
         self._table[execution.execution_id] = row_of(partition, state)
         if execution.terminal:
-            self._sent.pop(execution.execution_id, None)
             self._figures.executions.labels(execution.status).inc()
 
     async def _send_due(self, execution: Execution) -> list[Delivery]:
-        return [
-            await self._log.send_command(command) for command in self.index.due(execution) if self._is_news(command)
-        ]
+        due: dict[str, list[Command]] = {execution.execution_id: []}
+        for command in self.index.due(execution):
+            due.setdefault(command.execution_id, []).append(command)
+        sent = [await self._log.send_command(command) for command in self._news(due)]
+        if execution.terminal:
+            self._sent.pop(execution.execution_id, None)
+        return sent
 
-    def _is_news(self, command: Command) -> bool:
-        key = (command.command_id, isinstance(command, StepCommand) and command.revoked)
-        if self._sent.get(command.execution_id) == key:
-            return False
-        self._sent[command.execution_id] = key
-        return True
+    def _news(self, due: Mapping[str, list[Command]]) -> Iterator[Command]:
+        """What was not due when its execution was last looked at."""
+        for execution_id, commands in due.items():
+            before = self._sent.get(execution_id, frozenset())
+            yield from (command for command in commands if _key(command) not in before)
+            self._sent[execution_id] = frozenset(map(_key, commands))
+
+    async def _send_last(self, execution: Execution) -> list[Delivery]:
+        """Have the messages of an execution that has ended say so.
+
+        On the broker before the table forgets the execution: from a marker nobody could derive them again.
+        """
+        deliveries = [await self._log.send_command(command) for command in notices_due(execution)]
+        await asyncio.gather(*deliveries)
+        return deliveries
 
     def _drop_expired(self, partition: int) -> None:
         for execution_id in self.index.expired(partition, self._clock() - MARKER_GRACE):
@@ -120,3 +137,7 @@ class Advancer:
     async def _fire(self, execution: Execution) -> None:
         fired = TimerFired(tenant=execution.tenant, execution_id=execution.execution_id, at=self._clock())
         await self._log.publish_event(fired)
+
+
+def _key(command: Command) -> SentKey:
+    return command.command_id, isinstance(command, StepCommand) and command.revoked
