@@ -19,6 +19,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.actions.notices import NoticeSender
 from app.actions.runner import Runner
 from app.actions.scene import Clients
 from app.clients.http import HttpClient
@@ -30,6 +31,7 @@ from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError, RunbookRefused
 from app.core.events import Limits
+from app.core.people import SlackUsers, read_slack_users
 from app.core.runbook import Runbook, read_runbook
 from app.history.database import open_database
 from app.history.projector import Projector
@@ -49,7 +51,7 @@ from app.streams.publisher import Publisher
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.streams.trail import Trail
 from app.web.app import build_web
-from app.web.parts import TokenRules, WebParts
+from app.web.parts import SlackRules, TokenRules, WebParts
 
 DEFAULT_TENANT = "default"
 SEED_SUBJECT = "runbooks folder"
@@ -142,6 +144,7 @@ class Worker:
         self._settings = settings
         self.secrets = Secrets(settings.secrets.folder, settings.secrets.environment)
         self._registry = CollectorRegistry()
+        self._slack_users = _read_slack_users(settings.slack.users_file)
         self._recovered = False
 
     @contextlib.asynccontextmanager
@@ -235,6 +238,7 @@ class Worker:
             now=now,
             monotonic=time.monotonic,
         )
+        notices = NoticeSender(clients.slack, self._slack_users, now)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, _limits(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures),
@@ -242,7 +246,9 @@ class Worker:
                 log, _signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic
             ),
             executors=tuple(
-                StepExecutor(kind, runner, ledger, log, figures, concurrency=settings.worker.concurrency)
+                StepExecutor(
+                    kind, runner, ledger, log, figures, concurrency=settings.worker.concurrency, notices=notices
+                )
                 for kind in STEP_KINDS
             ),
             checker=MetricChecker(log, now),
@@ -302,6 +308,7 @@ class Worker:
             registry=self._registry,
             signing=first,
             max_body_bytes=settings.api.max_body_bytes,
+            slack=_slack_rules(settings, self._slack_users),
         )
         runner = web.AppRunner(build_web(parts), access_log=None)
         await runner.setup()
@@ -329,7 +336,38 @@ class Worker:
 
 def _limits(settings: Settings) -> Limits:
     limits = settings.limits
-    return Limits(max_concurrent_runbooks=limits.max_concurrent_runbooks, dedup_window_s=limits.dedup_window_s)
+    return Limits(
+        max_concurrent_runbooks=limits.max_concurrent_runbooks,
+        dedup_window_s=limits.dedup_window_s,
+        approval_channel=settings.slack.approval_channel,
+    )
+
+
+def _slack_rules(settings: Settings, users: SlackUsers) -> SlackRules | None:
+    """How people may answer in Slack; None where they may not."""
+    slack = settings.slack
+    if slack.bot_token is None or (slack.signing_secret is None and slack.app_token is None):
+        return None
+    return SlackRules(
+        users=users,
+        bot_token=slack.bot_token.get_secret_value(),
+        base_url=slack.base_url,
+        signing_secret=slack.signing_secret.get_secret_value() if slack.signing_secret else None,
+        app_token=slack.app_token.get_secret_value() if slack.app_token else None,
+    )
+
+
+def _read_slack_users(path: Path | None) -> SlackUsers:
+    """Who Slack's people are; nobody where no file is named. Raises ConfigurationError."""
+    if path is None:
+        return SlackUsers()
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: must be an object with the field users")
+    return read_slack_users(content, str(path))
 
 
 def _signing_keys(settings: Settings) -> Mapping[str, bytes]:

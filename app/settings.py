@@ -73,10 +73,26 @@ class KubernetesSettings(Group):
 
 
 class SlackSettings(Group):
-    """Slack is off without a token; base_url is for a proxy or a stand-in."""
+    """Slack is off without a token; base_url is for a proxy or a stand-in.
+
+    signing_secret: opens POST /slack/interactions. app_token: opens Socket Mode instead; the two exclude each other.
+    users_file: who Slack's people are. approval_channel: where approvals are asked for when a runbook does not say.
+    """
 
     bot_token: SecretStr | None = None
     base_url: str = "https://slack.com/api/"
+    signing_secret: SecretStr | None = None
+    app_token: SecretStr | None = None
+    users_file: Path | None = None
+    approval_channel: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if self.signing_secret is not None and self.app_token is not None:
+            raise ValueError("signing_secret and app_token exclude each other: unset one of them")
+        if self.bot_token is None and (self.signing_secret is not None or self.app_token is not None):
+            raise ValueError("bot_token is needed where Slack may answer: set RUNBOOKS_SLACK__BOT_TOKEN")
+        return self
 
 
 class SecretSettings(Group):

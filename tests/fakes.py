@@ -56,6 +56,10 @@ class FakeHistory:
         following = str(int(cursor or 0) + limit) if len(mine) > limit else None
         return Page([item_of(one) for one in mine[:limit]], following)
 
+    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
+        mine = [one for one in self.executions.values() if one.tenant == tenant and one.status == "awaiting_approval"]
+        return mine[:at_most], len(mine) <= at_most
+
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         found = self.executions.get(execution_id)
         return found if found is not None and found.tenant == tenant else None

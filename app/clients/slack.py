@@ -1,5 +1,6 @@
 """Slack, through slack_sdk."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryState
 from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from app.clients.foreign_text import legible
 from app.clients.http import retry_after_s
@@ -18,6 +20,8 @@ REQUEST_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 5.0
 RATE_LIMIT_RETRIES = 2
 MAX_WAIT_S = 5  # a longer wait is the runbook's to decide: the step ends as failed for the moment
+MARKED = "infrasage_runbooks"
+Blocks = list[dict[str, Any]]
 TEMPORARY_CODES = frozenset({"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable"})
 
 
@@ -64,15 +68,55 @@ class SlackClient:
         if self._token is None:
             raise PermanentError("Slack is not configured: set RUNBOOKS_SLACK__BOT_TOKEN")
 
-    async def post_message(self, channel: str, text: str, thread_ts: str | None = None) -> SlackMessage:
+    async def post_message(
+        self,
+        channel: str,
+        text: str,
+        thread_ts: str | None = None,
+        blocks: Blocks | None = None,
+        mark: str | None = None,
+    ) -> SlackMessage:
         """Post a message; text is mrkdwn, so escape what is not ours.
 
+        blocks: shown instead of the text where Slack can. mark: kept with the message, for ``find_marked``.
         Raises PermanentError (Slack refused), TemporaryError (not connected, limited, HTTP 5xx) or OutcomeUnknown.
         """
+        metadata = None if mark is None else {"event_type": MARKED, "event_payload": {"mark": mark}}
+        return _placed(
+            await self._ask(
+                lambda slack: slack.chat_postMessage(
+                    channel=channel, text=text, thread_ts=thread_ts, blocks=blocks, metadata=metadata
+                )
+            )
+        )
+
+    async def change_message(self, at: SlackMessage, text: str, blocks: Blocks) -> SlackMessage:
+        """Change a message in its place; the same change twice is one. Raises as post_message."""
+        answer = await self._ask(
+            lambda slack: slack.chat_update(channel=at.channel_id, ts=at.ts, text=text, blocks=blocks)
+        )
+        return _placed(answer)
+
+    async def find_marked(self, channel_id: str, mark: str) -> SlackMessage | None:
+        """The message with this mark among the channel's last hundred; None where there is none.
+
+        Raises as post_message, PermanentError too when the token may not read the channel.
+        """
+        answer = await self._ask(
+            lambda slack: slack.conversations_history(channel=channel_id, limit=100, include_all_metadata=True)
+        )
+        messages: list[dict[str, Any]] = answer.get("messages") or []
+        for message in messages:
+            metadata = message.get("metadata") or {}
+            if metadata.get("event_type") == MARKED and metadata.get("event_payload", {}).get("mark") == mark:
+                return SlackMessage(channel_id, str(message["ts"]))
+        return None
+
+    async def _ask(self, call: Callable[[AsyncWebClient], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:
         self.check()
         try:
-            answer = await self._open().chat_postMessage(channel=channel, text=text, thread_ts=thread_ts)
-            return SlackMessage(channel_id=str(answer.get("channel", "")), ts=str(answer.get("ts", "")))
+            answer = await call(self._open())
+            answer.get("ok")  # slack_sdk finds out only now that it could not read an answer
         except SlackApiError as error:
             raise _translated(error) from error
         except aiohttp.ClientConnectorCertificateError as error:
@@ -83,6 +127,7 @@ class SlackClient:
             raise OutcomeUnknown(f"Slack did not answer: {type(error).__name__}") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # slack_sdk reads no unusual answer
             raise OutcomeUnknown("Slack's answer cannot be read") from error
+        return answer
 
     def _open(self) -> AsyncWebClient:
         if self._client is None:
@@ -97,6 +142,10 @@ class SlackClient:
                 retry_handlers=[_ShortWaits(max_retry_count=RATE_LIMIT_RETRIES)],
             )
         return self._client
+
+
+def _placed(answer: AsyncSlackResponse) -> SlackMessage:
+    return SlackMessage(channel_id=str(answer.get("channel", "")), ts=str(answer.get("ts", "")))
 
 
 class _ShortWaits(AsyncRateLimitErrorRetryHandler):

@@ -16,15 +16,44 @@ class Shown(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ApprovalItem(Shown):
-    """How a step was approved, or waits to be; digest is of the plan, deadline until when it may be."""
+class VoteItem(Shown):
+    """One person's decision: who, which way, when, through what, and what was said."""
 
+    by: str
+    decision: str
+    at: datetime
+    source: str
+    comment: str
+
+
+class NoticeItem(Shown):
+    """One message about a request: whether it was delivered, and why not."""
+
+    kind: str
+    to: str
+    state: str
+    error: str | None
+
+
+class ApprovalItem(Shown):
+    """How a step was approved, or waits to be; digest is of the plan, deadline until when it may be.
+
+    number counts the step's requests; changed says how the plan differs from the one that was approved before.
+    """
+
+    number: int
     state: str
     by: list[str]
     comment: str
+    requested_at: datetime
     decided_at: datetime | None
     digest: str
     deadline: datetime
+    votes: list[VoteItem]
+    notices: list[NoticeItem]
+    escalated: bool
+    changed: str | None
+    ended: str | None
 
 
 class PlanItem(Shown):
@@ -52,6 +81,7 @@ class StepItem(Shown):
     started_at: datetime | None
     finished_at: datetime | None
     approval: ApprovalItem | None
+    superseded_approvals: list[ApprovalItem]
     plan: PlanItem | None
 
 
@@ -146,8 +176,9 @@ def _step(execution: Execution, index: int, state: StepState) -> StepItem:
         attempts=_attempts(state),
         started_at=state.started_at,
         finished_at=state.finished_at,
-        approval=_approval(state.approval) if state.approval else None,
-        plan=_plan(state.plan) if state.plan else None,
+        approval=approval_item(state.approval) if state.approval else None,
+        superseded_approvals=[approval_item(one) for one in state.superseded],
+        plan=plan_item(state.plan) if state.plan else None,
     )
 
 
@@ -158,7 +189,8 @@ def _attempts(state: StepState) -> int:
     return state.failures + (1 if counted else 0)
 
 
-def _plan(plan: Prepared) -> PlanItem:
+def plan_item(plan: Prepared) -> PlanItem:
+    """What is shown of a plan."""
     return PlanItem(
         before=plan.before,
         after=plan.after,
@@ -167,22 +199,33 @@ def _plan(plan: Prepared) -> PlanItem:
     )
 
 
-def _approval(approval: Approval) -> ApprovalItem:
+def approval_item(approval: Approval) -> ApprovalItem:
+    """What is shown of a request for approval."""
     votes = approval.votes
     decided = votes[-1].at if votes and approval.state in {"approved", "rejected"} else None
     return ApprovalItem(
+        number=approval.number,
         state=approval.state,
         by=[vote.by for vote in votes],
         comment="; ".join(vote.comment for vote in votes if vote.comment),
+        requested_at=approval.requested_at,
         decided_at=decided,
         digest=approval.digest,
         deadline=approval.deadline,
+        votes=[
+            VoteItem(by=vote.by, decision=vote.decision, at=vote.at, source=vote.source, comment=vote.comment)
+            for vote in votes
+        ],
+        notices=[NoticeItem(kind=one.kind, to=one.to, state=one.state, error=one.error) for one in approval.notices],
+        escalated=approval.escalated,
+        changed=approval.changed or None,
+        ended=approval.ended or None,
     )
 
 
 def _approvers(execution: Execution) -> list[str]:
     """Everybody whose decision counted, once, in the order of the steps."""
-    votes = (vote.by for step in execution.steps if step.approval for vote in step.approval.votes)
+    votes = (vote.by for step in execution.steps for one in step.requests for vote in one.votes)
     return list(dict.fromkeys(votes))
 
 

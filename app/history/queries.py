@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.errors import Problem, Refused, TemporaryError
-from app.core.execution import Execution
+from app.core.execution import Execution, Status
 from app.history.database import DATABASE_ERRORS
 from app.history.items import HistoryItem, item_of
 from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
@@ -92,6 +92,19 @@ class HistoryQueries:
             state = (await connection.execute(query)).scalar()
         return None if state is None else Execution.model_validate_json(state)
 
+    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
+        """The executions that wait for approval, the one with the nearest deadline first, and whether these are all."""
+        query = (
+            sa.select(EXECUTIONS.c.state)
+            .where(EXECUTIONS.c.tenant == tenant, EXECUTIONS.c.status == Status.awaiting_approval.value)
+            .order_by(*(column.desc() for column in ORDER))
+            .limit(at_most + 1)
+        )
+        async with self._reading() as connection:
+            states = (await connection.execute(query)).scalars().all()
+        found = [Execution.model_validate_json(state) for state in states[:at_most]]
+        return sorted(found, key=_deadline), len(states) <= at_most
+
     async def item(self, tenant: str, execution_id: str) -> HistoryItem | None:
         """The history's entry of the latest run of an execution; None when the tenant has no such one."""
         execution = await self.get(tenant, execution_id)
@@ -102,6 +115,12 @@ class HistoryQueries:
         query = sa.select(EXECUTIONS.c.status, sa.func.count()).group_by(EXECUTIONS.c.status)
         async with self._reading() as connection:
             return {row.status: row[1] for row in await connection.execute(query)}
+
+
+def _deadline(execution: Execution) -> datetime:
+    approval = execution.steps[execution.cursor].approval
+    assert approval is not None
+    return approval.deadline
 
 
 def _clauses(wanted: HistoryFilter) -> Iterator[sa.ColumnElement[bool]]:

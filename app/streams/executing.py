@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from faust.types import EventT, StreamT
 
+from app.actions.notices import NoticeSender
 from app.actions.runner import Claim, Runner
-from app.core.commands import MetricCommand, StepCommand, read_command
+from app.core.commands import MetricCommand, NoticeCommand, StepCommand, read_command
 from app.core.errors import RecordRefused, TemporaryError
-from app.core.events import CommandEvent, MetricChecked
+from app.core.events import ApprovalNoticed, CommandEvent, MetricChecked
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.publisher import Delivery, Publisher
@@ -82,9 +83,11 @@ class StepExecutor:
         figures: Figures,
         *,
         concurrency: int,
+        notices: NoticeSender | None = None,
     ) -> None:
-        """Keep the parts; concurrency bounds the steps carried out at once."""
+        """Keep the parts; concurrency bounds what is carried out at once, notices carries out messages of approvals."""
         self.kind = kind
+        self._notices = notices
         self._runner = runner
         self._ledger = ledger
         self._log = log
@@ -105,16 +108,22 @@ class StepExecutor:
                 self._figures.dead_letters.labels(event.message.topic).inc()
                 await receipts.settle(event, [await self._log.send_dead_letter(source_of(event), error)])
                 continue
-            if isinstance(command, StepCommand):
+            if isinstance(command, StepCommand | NoticeCommand):
                 await self._take(command, event)
+            else:  # it was put on the wrong topic
+                event.ack()
 
-    async def _take(self, command: StepCommand, event: EventT[bytes]) -> None:
+    async def _take(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> None:
         entry = self._ledger.find(command.command_id)
         if entry is not None and entry.incarnation == self._ledger.incarnation:
             self._again(command)
             event.ack()
             return
         await self._room.acquire()
+        if isinstance(command, NoticeCommand):
+            deliveries = await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())
+            self._spawn(command, self._tell(command, event, entry, deliveries))
+            return
         if entry is None:
             claimed_at = self._runner.monotonic()
             deliveries = await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())
@@ -123,19 +132,19 @@ class StepExecutor:
             work = self._answer_for(command, event, entry)
         self._spawn(command, work)
 
-    def _again(self, command: StepCommand) -> None:
+    def _again(self, command: StepCommand | NoticeCommand) -> None:
         """It is ours already; a cancellation that came after it stops it if it has not begun to act."""
         self._figures.commands.labels(self.kind, "repeated").inc()
-        if command.revoked:
+        if isinstance(command, StepCommand) and command.revoked:
             self._revoked.add(command.command_id)
 
-    def _spawn(self, command: StepCommand, work: Awaitable[None]) -> None:
+    def _spawn(self, command: StepCommand | NoticeCommand, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._running[command.command_id] = task
         self._figures.in_flight.labels(self.kind).set(len(self._running))
         task.add_done_callback(lambda done: self._ended(command, done))
 
-    def _ended(self, command: StepCommand, task: "asyncio.Future[None]") -> None:
+    def _ended(self, command: StepCommand | NoticeCommand, task: "asyncio.Future[None]") -> None:
         self._running.pop(command.command_id, None)
         self._revoked.discard(command.command_id)
         self._figures.in_flight.labels(self.kind).set(len(self._running))
@@ -164,21 +173,42 @@ class StepExecutor:
 
     async def _answer_for(self, command: StepCommand, event: EventT[bytes], entry: Entry) -> None:
         """Another worker took it: once that one may no longer begin it, say that it was interrupted."""
-        may_begin_until = entry.at + timedelta(seconds=self._runner.lease_s)
-        wait_s = (may_begin_until - self._runner.now()).total_seconds()
-        if wait_s > 0:
-            await asyncio.sleep(min(wait_s, self._runner.lease_s))
+        await self._until_given_up(entry)
         await self._runner.interrupted(command, self._record)
         self._figures.commands.labels(self.kind, "interrupted").inc()
         event.ack()
 
-    async def _record(self, event: CommandEvent) -> None:
+    async def _until_given_up(self, entry: Entry) -> None:
+        """Wait until the worker that took a command may no longer begin it."""
+        may_begin_until = entry.at + timedelta(seconds=self._runner.lease_s)
+        wait_s = (may_begin_until - self._runner.now()).total_seconds()
+        if wait_s > 0:
+            await asyncio.sleep(min(wait_s, self._runner.lease_s))
+
+    async def _tell(
+        self, command: NoticeCommand, event: EventT[bytes], entry: Entry | None, deliveries: list[Delivery]
+    ) -> None:
+        """A message about an approval; it is told once more where the worker that had taken it may have told it."""
+        assert self._notices is not None
+        await asyncio.gather(*deliveries)
+        if entry is not None:
+            await self._until_given_up(entry)
+
+        async def told(noticed: ApprovalNoticed) -> None:
+            result = "posted" if noticed.error is None else "failed"
+            self._figures.approval_messages.labels(command.card.kind, result).inc()
+            await self._record(noticed)
+
+        await self._notices.send(command, told, again=entry is not None)
+        event.ack()
+
+    async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:
         """Tell the log, however long it takes: what was done must be known."""
         while True:
             try:
                 await self._log.publish_event(event)  # type: ignore[arg-type]
             except TemporaryError as error:
-                named = {"command_id": event.command_id, "execution_id": event.execution_id}
+                named = {"execution_id": event.execution_id, "tenant": event.tenant}
                 logger.warning("log_unreachable", extra={**named, "error": str(error)})
                 await asyncio.sleep(RETRY_S)
             else:

@@ -38,6 +38,12 @@ class Figures:
         self.dead_letters = Counter(
             "runbooks_dead_letters", "Records put aside, by topic.", ["topic"], registry=registry
         )
+        self.approval_messages = Counter(
+            "runbooks_approval_messages",
+            "Messages about approvals, by kind and by whether they were delivered.",
+            ["kind", "result"],
+            registry=registry,
+        )
         self.in_flight = Gauge("runbooks_steps_in_flight", "Steps being carried out.", ["kind"], registry=registry)
 
 

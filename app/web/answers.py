@@ -5,11 +5,21 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
+from app.core.approval_card import undo_of
 from app.core.catalog import Definition
 from app.core.errors import Problem
 from app.core.execution import Execution
 from app.core.model import JsonObject
-from app.history.items import HistoryItem, Shown, TriggerItem, item_of
+from app.history.items import (
+    ApprovalItem,
+    HistoryItem,
+    PlanItem,
+    Shown,
+    TriggerItem,
+    approval_item,
+    item_of,
+    plan_item,
+)
 from app.web.problems import MAX_PROBLEMS, problem_item
 
 
@@ -112,6 +122,59 @@ def _planned(execution: Execution, index: int) -> PlannedStep:
         manual_reason=plan.manual_reason if plan else None,
         error=state.error,
     )
+
+
+class WaitingApproval(Shown):
+    """A request for approval that waits, and whether the caller may decide it; why_not says why not."""
+
+    execution_id: str
+    runbook_name: str
+    service_id: str | None
+    requested_by: str | None
+    step: int
+    step_count: int
+    type: str
+    action: str
+    plan: PlanItem
+    summary: str
+    undo: str
+    approvers: list[str]
+    approvals_required: int
+    approval: ApprovalItem
+    may_decide: bool
+    why_not: str | None
+
+    @classmethod
+    def of(cls, execution: Execution, why_not: str | None) -> Self:
+        """Of an execution whose step waits for approval."""
+        index = execution.cursor
+        step, approval = execution.runbook.steps[index], execution.steps[index].approval
+        assert approval is not None
+        return cls(
+            execution_id=execution.execution_id,
+            runbook_name=execution.runbook.name,
+            service_id=execution.service_id,
+            requested_by=execution.request.requested_by,
+            step=index,
+            step_count=len(execution.steps),
+            type=step.type,
+            action=step.action,
+            plan=plan_item(approval.plan),
+            summary=approval.plan.summary,
+            undo=undo_of(approval.plan),
+            approvers=list(step.approvers),
+            approvals_required=step.approvals_required,
+            approval=approval_item(approval),
+            may_decide=why_not is None,
+            why_not=why_not,
+        )
+
+
+class WaitingList(Shown):
+    """Requests that wait, the one with the nearest deadline first; complete is false when there are more."""
+
+    items: list[WaitingApproval]
+    complete: bool
 
 
 class Decided(HistoryItem):

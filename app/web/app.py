@@ -8,6 +8,7 @@ from app.web.operations import DESCRIPTION, description_bytes, guarded, watched
 from app.web.parts import PARTS, WebParts
 from app.web.problems import problems_middleware
 from app.web.routes import ROUTES
+from app.web.slack import DESK, open_desk
 
 
 def build_web(parts: WebParts) -> web.Application:
@@ -16,6 +17,9 @@ def build_web(parts: WebParts) -> web.Application:
     middlewares = [watched(parts.registry), guarded, problems_middleware, auth_middleware(parts.tokens, required)]
     application = web.Application(middlewares=middlewares, client_max_size=parts.max_body_bytes)
     application[PARTS] = parts
+    desk = application[DESK] = open_desk(parts)
+    if desk is not None:
+        application.cleanup_ctx.append(lambda _: desk.connected())
     application[DESCRIPTION] = description_bytes(describe(ROUTES))
     for route in ROUTES:
         application.router.add_route(route.method, route.path, route.handler, name=route.name)

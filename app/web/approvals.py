@@ -10,12 +10,16 @@ from app.core.decisions import ApprovalDecision
 from app.core.events import ApprovalDecided, Decision
 from app.core.execution import Execution, Status
 from app.core.lifecycle import why_not_decided
-from app.web.answers import Decided, DecisionRecorded
+from app.web.answers import Decided, DecisionRecorded, WaitingApproval, WaitingList
 from app.web.auth import Caller, caller_of
 from app.web.executions import Comment, known_execution
 from app.web.parts import WebParts, parts_of
 from app.web.problems import ApiProblem
-from app.web.reading import Body, answer, read_body
+from app.web.reading import Body, answer, read_body, read_query, truth
+
+MAX_WAITING = 500
+MAX_REFUSAL = 1024
+PARAMETERS = {"all": {"type": "boolean", "default": False}}
 
 
 class ApprovalBody(Body):
@@ -31,6 +35,25 @@ class ApprovalBody(Body):
     digest: Annotated[str, Field(max_length=200)] | None = None
 
 
+async def waiting(request: web.Request) -> web.Response:
+    """What waits for the caller's approval; with ``all`` also what waits for others, and why it is not the caller's."""
+    parts, caller = parts_of(request), caller_of(request)
+    given = read_query(request, PARAMETERS)
+    everything = truth("all", given["all"]) if "all" in given else False
+    found, complete = await parts.history.waiting(caller.tenant, MAX_WAITING)
+    items = [_waiting(execution, caller, parts) for execution in found]
+    mine = [item for item in items if item.may_decide or everything]
+    return answer(WaitingList(items=mine, complete=complete))
+
+
+def _waiting(execution: Execution, caller: Caller, parts: WebParts) -> WaitingApproval:
+    body = ApprovalBody(decision="approve")
+    yes = _decision(parts, caller, execution, body).event(None)
+    held = caller.may(("approver",))
+    reason = why_not_decided(execution, yes) if held else "this needs the role approver"
+    return WaitingApproval.of(execution, reason)
+
+
 async def decide(request: web.Request) -> web.Response:
     """Approve or reject the step that waits, bound to the very plan that the history shows."""
     parts = parts_of(request)
@@ -38,10 +61,12 @@ async def decide(request: web.Request) -> web.Response:
     body = await read_body(request, ApprovalBody)
     decision = _decision(parts, caller_of(request), execution, body)
     reason = _why_not(execution, decision.event(None))
-    if reason is not None:
-        raise ApiProblem(409, reason)
     if parts.signing is None:
         raise ApiProblem(503, "decisions cannot be signed here: no signing key is configured")
+    if reason is not None:  # recorded too, with its reason, so that it can never count
+        refused = decision.model_copy(update={"refusal": reason[:MAX_REFUSAL]})
+        await parts.log.publish_decision(refused.signed(*parts.signing))
+        raise ApiProblem(409, reason)
     await parts.log.publish_decision(decision.signed(*parts.signing))
     decided = await _until_decided(parts, execution, decision.event(None))
     if decided is None:
@@ -52,16 +77,19 @@ async def decide(request: web.Request) -> web.Response:
 def _decision(parts: WebParts, caller: Caller, execution: Execution, body: ApprovalBody) -> ApprovalDecision:
     step = execution.cursor if body.step is None else body.step
     state = execution.steps[step] if step < len(execution.steps) else None
-    waiting = state.approval.digest if state and state.approval else None
+    waiting = state.approval if state else None
     return ApprovalDecision(
         tenant=caller.tenant,
         execution_id=execution.execution_id,
         step=step,
         decision=body.decision,
         by=caller.subject,
+        groups=caller.groups,
         source="api",
         comment=body.comment,
-        digest=waiting if body.digest is None else body.digest,
+        run=execution.run,
+        request=waiting.number if waiting and body.digest is None else None,
+        digest=waiting.digest if waiting and body.digest is None else body.digest,
         at=parts.clock(),
     )
 

@@ -20,16 +20,18 @@ from app.web.problems import ApiProblem, Handler
 
 Role = Literal["viewer", "operator", "approver", "author", "publisher", "admin"]
 ROLES: frozenset[str] = frozenset(get_args(Role))
+MAX_GROUPS = 200
 MAX_SUBJECT = 200  # characters; longer ones are refused, as a cut one could be somebody else's
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a token names."""
+    """Who a token names; groups are those that a step's approvers may name as ``group:NAME``."""
 
     subject: str
     tenant: str
     roles: frozenset[str]
+    groups: tuple[str, ...] = ()
 
     def may(self, roles: tuple[Role, ...]) -> bool:
         """Whether the caller has one of these roles; an admin has every one."""
@@ -100,4 +102,15 @@ def _named(claims: dict[str, Any]) -> Caller:
     if not isinstance(roles, list):
         raise TokenRefused("the token's roles must be a list")
     known = frozenset(role for role in roles if isinstance(role, str)) & ROLES
-    return Caller(subject=subject, tenant=tenant, roles=known)
+    return Caller(subject=subject, tenant=tenant, roles=known, groups=_groups(claims.get("groups", [])))
+
+
+def _groups(claim: object) -> tuple[str, ...]:
+    """The claim ``groups``: a list of names.
+
+    Raises TokenRefused.
+    """
+    names = claim if isinstance(claim, list) else [None]
+    if len(names) > MAX_GROUPS or not all(isinstance(one, str) and 0 < len(one) <= MAX_SUBJECT for one in names):
+        raise TokenRefused(f"the token's groups must be a list of at most {MAX_GROUPS} names")
+    return tuple(names)

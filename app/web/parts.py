@@ -14,6 +14,7 @@ from app.core.errors import ConfigurationError
 from app.core.events import Event, Limits
 from app.core.execution import Execution
 from app.core.model import JsonObject
+from app.core.people import SlackUsers
 from app.history.queries import HistoryFilter, Page
 
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -67,6 +68,9 @@ class HistoryPort(Protocol):
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         """The latest run of an execution; None when the tenant has no such one."""
 
+    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
+        """The executions that wait for approval, and whether these are all."""
+
 
 class TrailPort(Protocol):
     """Reading the log back."""
@@ -107,6 +111,17 @@ class TokenRules:
 
 
 @dataclass(frozen=True, slots=True)
+class SlackRules:
+    """How people answer in Slack: signing_secret lets them in over HTTP, app_token through Socket Mode."""
+
+    users: SlackUsers
+    bot_token: str = field(repr=False)
+    base_url: str
+    signing_secret: str | None = field(default=None, repr=False)
+    app_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Patience:
     """How long an answer waits for something to show, in seconds.
 
@@ -126,7 +141,8 @@ class Patience:
 class WebParts:
     """All that the routes need.
 
-    signing: key id and key for approval decisions; None where nobody can approve through the API. readiness: the
+    signing: key id and key for approval decisions; None where nobody can approve. slack: None where nobody can approve
+    in Slack. readiness: the
     reasons why the worker is not ready, empty when it is.
     """
 
@@ -144,6 +160,7 @@ class WebParts:
     signing: tuple[str, bytes] | None = field(default=None, repr=False)
     max_body_bytes: int = 1024 * 1024
     patience: Patience = Patience()
+    slack: SlackRules | None = None
 
 
 PARTS: web.AppKey[WebParts] = web.AppKey("parts", WebParts)

@@ -10,7 +10,18 @@ from pydantic import BaseModel
 from app.core.anomaly import Anomaly
 from app.core.runbook import Runbook
 from app.history.items import HistoryItem
-from app.web import alertmanager, anomalies, answers, approvals, execute, executions, history, operations, runbooks
+from app.web import (
+    alertmanager,
+    anomalies,
+    answers,
+    approvals,
+    execute,
+    executions,
+    history,
+    operations,
+    runbooks,
+    slack,
+)
 from app.web.auth import Role
 
 
@@ -79,6 +90,16 @@ EXECUTIONS = (
         {200: answers.Decided, 202: answers.DecisionRecorded},
         approvals.ApprovalBody,
     ),
+    Route(
+        "GET",
+        f"{_API}/approvals",
+        "approvals",
+        ("viewer", "approver"),
+        approvals.waiting,
+        {200: answers.WaitingList},
+        query=approvals.PARAMETERS,
+    ),
+    Route("POST", "/slack/interactions", "slack_interactions", (), slack.interactions, {200: None}),
     Route(
         "POST", f"{_ONE}/resolve", "resolve", _OPERATE, executions.resolve, {202: HistoryItem}, executions.ResolveBody
     ),
