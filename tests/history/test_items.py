@@ -55,7 +55,7 @@ def test_a_waiting_approval_shows_its_digest_and_its_deadline():
 
 
 def test_every_approver_once_with_what_they_said():
-    told = story(slack(require_approval=True, approvals_required=2), slack(require_approval=True)).prepared()
+    told = story(scale(require_approval=True, approvals_required=2), scale(require_approval=True)).prepared()
     told.at(5).decided(by="ann", comment="looks right").at(6).decided(by="cy", comment="go").does()
     told.prepared().decided(by="ann").does()
     item = item_of(told.state)
@@ -63,6 +63,23 @@ def test_every_approver_once_with_what_they_said():
     approval = item.steps[0].approval
     assert (approval.state, approval.by, approval.comment) == ("approved", ["ann", "cy"], "looks right; go")
     assert approval.decided_at == T0 + timedelta(seconds=6)
+    assert [(vote.by, vote.source) for vote in approval.votes] == [("ann", "api"), ("cy", "api")]
+
+
+def test_a_message_that_could_not_be_delivered_is_shown_as_such():
+    told = story(scale(require_approval=True, approval_channel="#ops")).prepared()
+    assert [one.state for one in item_of(told.state).steps[0].approval.notices] == ["due"]
+    (notice,) = item_of(told.noticed(error="channel_not_found").state).steps[0].approval.notices
+    assert (notice.kind, notice.to, notice.state, notice.error) == ("ask", "#ops", "failed", "channel_not_found")
+
+
+def test_a_plan_that_was_asked_for_anew_keeps_the_request_before():
+    told = story(scale(require_approval=True)).prepared().decided(by="ann").prepared(plan("another"))
+    item = item_of(told.state)
+    (step,) = item.steps
+    assert [one.state for one in step.superseded_approvals] == ["superseded"]
+    assert (step.approval.number, step.approval.state, item.approvers) == (2, "pending", ["ann"])
+    assert step.approval.changed.startswith("it was “do it” and is “another”")
 
 
 def test_a_rejection_names_who_and_why():

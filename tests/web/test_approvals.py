@@ -2,7 +2,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from building import T0, plan, slack, story
+from building import T0, plan, scale, slack, story
 
 from app.core.decisions import why_not_signed
 from app.core.events import ApprovalDecided
@@ -12,7 +12,7 @@ KEYS = {"key-1": b"k" * 32}
 
 
 def waits(*, by=None, **fields):
-    return story(slack(require_approval=True, **fields), slack(), by=by).prepared()
+    return story(scale(require_approval=True, **fields), slack(), by=by).prepared()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_the_plan_that_the_decider_saw_may_be_named(web, world, holds):
     state = holds(waits())
     answer = await decide(web, digest="0" * 64)
     assert (answer.status, answer.body["detail"]) == (409, "it was given for another plan")
-    assert world.log.decisions == []
+    assert [one.refusal for one in world.log.decisions] == ["it was given for another plan"]
     assert (await decide(web, digest=state.steps[0].approval.digest)).status == 200
 
 
@@ -81,11 +81,14 @@ async def test_the_plan_that_the_decider_saw_may_be_named(web, world, holds):
         (waits().decided("reject"), {}, "the execution is halted: no step waits for approval"),
     ],
 )
-async def test_a_decision_that_would_not_count_is_refused_at_once(web, world, holds, told, body, reason):
+async def test_a_decision_that_would_not_count_is_refused_at_once_and_recorded(
+    web, world, holds, told, body, reason
+):
     holds(told)
     answer = await decide(web, **body)
     assert (answer.status, answer.body["detail"]) == (409, reason)
-    assert world.log.decisions == []
+    (recorded,) = world.log.decisions
+    assert (recorded.by, recorded.refusal, recorded.signature is not None) == ("cho", reason, True)
 
 
 async def test_the_deadline_counts_by_our_clock(web, world, holds):
@@ -147,3 +150,38 @@ async def test_a_plan_that_is_asked_for_anew_meanwhile_is_no_refusal(web, world,
     told.decided(by="dan").prepared(plan("something else"))
     holds(told)
     assert (await asking).status == 202
+
+
+async def list_waiting(web, query="", **fields):
+    return await web.call("GET", f"/api/v1/approvals{query}", **{"roles": ["approver"], "sub": "cho", **fields})
+
+
+async def test_what_waits_for_the_caller_is_listed_with_its_plan(web, holds):
+    state = holds(waits(approvers=["cho", "group:sre"], approvals_required=2))
+    (item,) = (await list_waiting(web)).body["items"]
+    assert (item["execution_id"], item["step"], item["step_count"], item["may_decide"]) == ("e", 0, 2, True)
+    assert (item["summary"], item["undo"]) == ("do it", "by hand: it cannot be taken back")
+    assert item["approval"]["digest"] == state.steps[0].approval.digest
+    assert (item["approvers"], item["approvals_required"]) == (["cho", "group:sre"], 2)
+
+
+async def test_what_waits_for_others_is_listed_when_asked_for_and_says_why(web, holds):
+    holds(waits(approvers=["dan"]))
+    assert (await list_waiting(web)).body == {"items": [], "complete": True}
+    (item,) = (await list_waiting(web, "?all=true")).body["items"]
+    assert (item["may_decide"], item["why_not"]) == (False, "cho is not among the step's approvers")
+    (item,) = (await list_waiting(web, "?all=true", roles=["viewer"], sub="dan")).body["items"]
+    assert item["why_not"] == "this needs the role approver"
+    assert (await list_waiting(web, "?all=true", tenant="other")).body["items"] == []
+    assert (await list_waiting(web, "?all=maybe")).status == 400
+
+
+async def test_the_groups_of_a_token_are_those_of_the_decision(world, web, holds, token):
+    holds(waits(approvers=["group:sre"]))
+    assert (await decide(web)).status == 409
+    given = {"Authorization": f"Bearer {token(sub='cho', roles=['approver'], groups=['sre'])}"}
+    answer = await web.plain("POST", PATH, given, b'{"decision": "approve"}')
+    assert (answer.status, world.log.decisions[-1].groups) == (200, ("sre",))
+    for groups in ("sre", [1], [""], ["x"] * 201):
+        given = {"Authorization": f"Bearer {token(sub='cho', roles=['approver'], groups=groups)}"}
+        assert (await web.plain("POST", PATH, given, b'{"decision": "approve"}')).status == 401
