@@ -81,9 +81,7 @@ async def test_the_plan_that_the_decider_saw_may_be_named(web, world, holds):
         (waits().decided("reject"), {}, "the execution is halted: no step waits for approval"),
     ],
 )
-async def test_a_decision_that_would_not_count_is_refused_at_once_and_recorded(
-    web, world, holds, told, body, reason
-):
+async def test_a_decision_that_would_not_count_is_refused_at_once_and_recorded(web, world, holds, told, body, reason):
     holds(told)
     answer = await decide(web, **body)
     assert (answer.status, answer.body["detail"]) == (409, reason)
