@@ -12,12 +12,12 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import aiohttp
-from slack_state import Json, Message, ModalView, Refusal, ResponseUrl, Trigger, elements_of
+from slack_state import Delivery, Json, Message, ModalView, Refusal, ResponseUrl, Trigger, elements_of
 
 if TYPE_CHECKING:
     from slack_server import SlackServer
@@ -42,23 +42,6 @@ class Forgery:
 
 
 GENUINE = Forgery()
-
-
-@dataclass
-class Delivery:
-    """An interaction that was sent to the app, and what came of it.
-
-    status and answer: the acknowledgement (over Socket Mode 200 and its payload); None when none came in time.
-    error: what the person sees gone wrong; None when all is well. late: Slack stopped waiting.
-    """
-
-    payload: Json
-    headers: dict[str, str] = field(default_factory=dict)
-    body: str = ""
-    status: int | None = None
-    answer: Any = None
-    error: str | None = None
-    late: bool = False
 
 
 class Person:
@@ -123,7 +106,7 @@ class Person:
         return delivery
 
     async def replay(self, delivery: Delivery, headers: dict[str, str] | None = None) -> Delivery:
-        """Send once more, byte for byte, what was sent before; headers come on top."""
+        """Send once more, byte for byte, what was sent before, with headers on top; over a socket in a new envelope."""
         again = Delivery(delivery.payload, delivery.headers | (headers or {}), delivery.body)
         return await self._deliver(again)
 
@@ -162,15 +145,21 @@ class Person:
             edit(payload)
         if self.server.request_url is not None:
             return await self._deliver(_signed(payload, forgery, self.server.signing_secret))
-        raise NotImplementedError
+        assert forgery == GENUINE, "over Socket Mode nothing is signed"
+        return await self._deliver(Delivery(payload))
 
     async def _deliver(self, delivery: Delivery) -> Delivery:
-        """POST it, and wait as long as Slack waits; Slack sends no interaction twice."""
+        """Send it, and wait as long as Slack waits; Slack sends no interaction twice."""
         self.server.deliveries.append(delivery)
-        assert self.server.request_url is not None
-        posting = self.server.session.post(
-            self.server.request_url, data=delivery.body.encode(), headers=delivery.headers, allow_redirects=False
-        )
+        if self.server.request_url is None:
+            await self.server.sockets.deliver(delivery, self.server.ack_limit_s)
+        else:
+            await self._post(delivery, self.server.request_url)
+        return delivery
+
+    async def _post(self, delivery: Delivery, url: str) -> None:
+        content = {"data": delivery.body.encode(), "headers": delivery.headers}
+        posting = self.server.session.post(url, **content, allow_redirects=False)
         try:
             async with asyncio.timeout(self.server.ack_limit_s), posting as answer:
                 delivery.status, text = answer.status, await answer.text()
@@ -181,7 +170,6 @@ class Person:
         else:
             delivery.answer = json.loads(text) if answer.content_type == "application/json" and text else text
             delivery.error = None if delivery.status == 200 else f"the app answered {delivery.status}"
-        return delivery
 
     def _follow(self, view: ModalView, wanted: Json) -> None:
         """Do with the modal what the acknowledgement says; an empty one closes it.

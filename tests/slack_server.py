@@ -24,8 +24,10 @@ import aiohttp
 from aiohttp import web
 from slack_faults import Faults
 from slack_limits import MESSAGE_TEXT_MAX, about_blocks, about_message_metadata, about_view
-from slack_people import Delivery, Person
-from slack_state import Call, Json, Message, ModalView, Names, Refusal, ResponseUrl, Trigger, as_stored
+from slack_people import Person
+from slack_sockets import Sockets
+from slack_state import Call, Delivery, Json, Message, ModalView, Names, Refusal, ResponseUrl, Trigger, as_stored
+from waiting import until
 
 RESPONSE_URL_USES = 5
 RESPONSE_URL_S = 30 * 60
@@ -38,7 +40,7 @@ class SlackServer:
     request_url: where interactions are sent, signed; None: over Socket Mode.
     ack_limit_s: how long an app may take to acknowledge; trigger_limit_s: how long a trigger_id holds.
     messages: by channel id and ts; channels: id by name; dms: channel id by user id; calls: by method, and
-    response_url's; answers: what to answer to methods that it does not know.
+    response_url's; answers: what to answer to methods that it does not know; sockets: the app's connections.
     """
 
     def __init__(self, *, request_url: str | None = None, ack_limit_s: float = 3.0) -> None:
@@ -61,8 +63,10 @@ class SlackServer:
         self.answers: dict[str, Json] = {}
         self.triggers: dict[str, Trigger] = {}
         self.response_urls: dict[str, ResponseUrl] = {}
+        self.sockets = Sockets(self.app_id, self.violations)
         self._people: dict[str, Person] = {}
         self._methods: dict[str, Callable[[Json], Json]] = {
+            "apps.connections.open": self._open_connection,
             "auth.test": self._auth_test,
             "chat.postMessage": self._post_message,
             "chat.update": self._update,
@@ -76,6 +80,7 @@ class SlackServer:
         application = web.Application()
         application.router.add_route("*", "/api/{method}", self._serve_method)
         application.router.add_post("/actions/{ticket}", self._serve_response_url)
+        application.router.add_get("/link", self.sockets.serve)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -85,6 +90,7 @@ class SlackServer:
 
     async def __aexit__(self, *_: object) -> None:
         self.faults.lift_all()
+        await self.sockets.close()
         await self.session.close()
         await self._runner.cleanup()
 
@@ -106,6 +112,21 @@ class SlackServer:
         """The messages of a channel (its name, its id, or a user's id for the DM), oldest first."""
         channel_id = self._place(channel)
         return [one for (where, _), one in self.messages.items() if where == channel_id and not one.deleted]
+
+    async def connected(self, count: int = 1) -> None:
+        """Wait until the app has this many connections open."""
+
+        async def enough() -> bool:
+            return len(self.sockets.open) >= count
+
+        await until(enough)
+
+    async def rotate_socket(self, reason: str = "refresh_requested", *, at_once: bool = False) -> None:
+        """Tell every connection to disconnect, and close it: at once, or after the app could have gone to another.
+
+        Closed at once, slack_sdk connects twice and abandons the first new connection, with what is sent over it.
+        """
+        await self.sockets.rotate(reason, at_once=at_once)
 
     def name_of(self, channel_id: str) -> str:
         """The name that interactions carry."""
@@ -160,6 +181,9 @@ class SlackServer:
         if method not in self.answers:
             raise Refusal("unknown_method")
         return self.answers[method]
+
+    def _open_connection(self, _arguments: Json) -> Json:
+        return {"url": f"ws://127.0.0.1:{self.port}/link?ticket={self.sockets.ticket()}&app_id={self.app_id}"}
 
     def _auth_test(self, _arguments: Json) -> Json:
         team = {"url": f"{self.url}/", "team": "test", "team_id": self.team_id, "is_enterprise_install": False}

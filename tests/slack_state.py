@@ -87,6 +87,23 @@ class ModalView:
 
 
 @dataclass
+class Delivery:
+    """An interaction that was sent to the app, and what came of it.
+
+    status and answer: the acknowledgement (over Socket Mode 200 and its payload); None when none came in time.
+    error: what the person sees gone wrong; None when all is well. late: Slack stopped waiting.
+    """
+
+    payload: Json
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    status: int | None = None
+    answer: Any = None
+    error: str | None = None
+    late: bool = False
+
+
+@dataclass
 class Trigger:
     """A trigger id that was given out; at: monotonic seconds."""
 

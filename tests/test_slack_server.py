@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
+from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 from slack_people import Forgery
 from slack_sdk.errors import SlackApiError
@@ -186,100 +187,30 @@ class TestWebApi:
 
 
 class TestLimits:
-    @pytest.mark.parametrize(
-        ("blocks", "reason"),
-        [
-            ([{"type": "divider"}] * 51, "no more than 50 items"),
-            ([{"type": "section", "text": {"type": "mrkdwn", "text": "a" * 3001}}], "3000 characters"),
-            ([{"type": "section", "text": {"type": "mrkdwn", "text": ""}}], "more than 0 characters"),
-            ([{"type": "section", "text": {"type": "mrkdwn", "text": "a", "emoji": True}}], "emoji"),
-            ([{"type": "section"}], "text or fields"),
-            ([{"type": "section", "fields": [{"type": "mrkdwn", "text": "a" * 2001}]}], "less than 2001"),
-            ([{"type": "context", "elements": [{"type": "mrkdwn", "text": "a" * 3001}]}], "less than 3001"),
-            ([{"type": "header", "text": {"type": "plain_text", "text": "a" * 151}}], "150 characters"),
-            ([{"type": "header", "text": {"type": "mrkdwn", "text": "a"}}], "must be plain_text"),
-            ([{"type": "divider", "block_id": "b" * 256}], "255 characters"),
-            ([{"type": "divider", "block_id": "b"}] * 2, "already exists"),
-            ([{"type": "divider", "colour": "red"}], "additional property: colour"),
-            ([{"type": "buttons"}], "unsupported type: buttons"),
-            (["divider"], "array of objects"),
-        ],
-    )
-    async def test_blocks(self, slack, client, blocks, reason):
-        assert await refused(client.chat_postMessage(channel="#ops", text="a", blocks=blocks)) == "invalid_blocks"
-        assert reason in slack.violations[0]
+    async def test_what_is_refused_is_remembered(self, slack, client):
+        blocks = [{"type": "section", "text": {"type": "mrkdwn", "text": "a" * 3001}}]
+        with pytest.raises(SlackApiError) as caught:
+            await client.chat_postMessage(channel="#ops", text="a", blocks=blocks)
+        assert caught.value.response["error"] == "invalid_blocks"
+        reason = "must be less than 3001 characters [json-pointer:/blocks/0/text/text]"
+        assert f"[ERROR] {reason}" in caught.value.response["response_metadata"]["messages"]
+        assert f"chat.postMessage: {reason}" in slack.violations
         assert slack.messages == {}
 
-    @pytest.mark.parametrize(
-        ("elements", "reason"),
-        [
-            ([button("a" * 256)], "255 characters"),
-            ([button("a", "v" * 2001)], "2000 characters"),
-            ([button("a", text={"type": "plain_text", "text": "t" * 76})], "75 characters"),
-            ([button("a", text={"type": "mrkdwn", "text": "t"})], "must be plain_text"),
-            ([button("a", style="green")], "style"),
-            ([button("a", color="red")], "additional property: color"),
-            ([button("a"), button("a")], "already exists"),
-            ([button(f"a{n}") for n in range(26)], "25 elements"),
-            ([{"type": "plain_text_input", "action_id": "a"}], "unsupported type: plain_text_input"),
-            ([{"type": "knob", "action_id": "a"}], "unsupported type: knob"),
-            ([], "at least 1 item"),
-        ],
-    )
-    async def test_elements(self, slack, client, elements, reason):
-        blocks = [{"type": "actions", "elements": elements}]
-        assert await refused(client.chat_postMessage(channel="#ops", text="a", blocks=blocks)) == "invalid_blocks"
-        assert reason in str(slack.violations)
-
-    async def test_what_is_at_its_limit_passes(self, slack, client):
-        confirm = {part: {"type": "plain_text", "text": "t" * 30} for part in ("title", "text", "confirm", "deny")}
-        wide = button(
-            "a" * 255, "v" * 2000, text={"type": "plain_text", "text": "t" * 75}, style="danger", confirm=confirm
-        )
-        text = {"type": "mrkdwn", "text": "a" * 3000, "verbatim": True}
-        fields = [{"type": "mrkdwn", "text": "a" * 2000}] * 10
-        blocks = [
-            {"type": "section", "text": text, "fields": fields, "accessory": wide, "block_id": "b" * 255},
-            {"type": "actions", "elements": [button(f"a{n}") for n in range(25)]},
-            {"type": "context", "elements": [text] * 10},
-            {"type": "header", "text": {"type": "plain_text", "text": "a" * 150, "emoji": True}},
-            *[{"type": "divider"}] * 46,
-        ]
-        await client.chat_postMessage(channel="#ops", text="a" * 40_000, blocks=blocks)
-        assert slack.violations == []
-
     async def test_text_and_metadata(self, slack, client):
+        await client.chat_postMessage(channel="#ops", text="a" * 40_000)
         assert await refused(client.chat_postMessage(channel="#ops", text="a" * 40_001)) == "msg_too_long"
         no_payload = client.chat_postMessage(channel="#ops", text="a", metadata={"event_type": "a"})
         assert await refused(no_payload) == "invalid_metadata_format"
         assert len(slack.violations) == 2
 
-    @pytest.mark.parametrize(
-        ("change", "reason"),
-        [
-            ({"title": {"type": "plain_text", "text": "t" * 25}}, "24 characters"),
-            ({"title": {"type": "mrkdwn", "text": "t"}}, "must be plain_text"),
-            ({"submit": {"type": "plain_text", "text": "t" * 25}}, "24 characters"),
-            ({"submit": None}, "must be"),
-            ({"private_metadata": "m" * 3001}, "3000 characters"),
-            ({"callback_id": "c" * 256}, "255 characters"),
-            ({"blocks": [{"type": "divider"}] * 101}, "no more than 100 items"),
-            ({"blocks": [REASON | {"label": {"type": "mrkdwn", "text": "Why"}}]}, "must be plain_text"),
-            ({"blocks": [REASON | {"element": {"type": "plain_text_input", "max_length": 3001}}]}, "at most 3000"),
-            (
-                {"blocks": [REASON | {"element": {"type": "button", "text": {"type": "plain_text", "text": "b"}}}]},
-                "element",
-            ),
-            ({"type": "dialog"}, "must be modal"),
-            ({"colour": "red"}, "additional property"),
-        ],
-    )
-    async def test_modals(self, slack, client, over_http, change, reason):
+    async def test_a_refused_view_does_not_use_the_trigger_up(self, slack, client, over_http):
         message = await asked(client, slack)
         trigger_id = (await slack.person("U1").click(message, "unheard-of", value="x")).payload["trigger_id"]
-        assert await refused(client.views_open(trigger_id=trigger_id, view=MODAL | change)) == "invalid_blocks"
-        assert reason in str(slack.violations)
-        await client.views_open(trigger_id=trigger_id, view=MODAL)  # a refused view has not used the trigger up
+        too_long = MODAL | {"title": {"type": "plain_text", "text": "t" * 25}}
+        assert await refused(client.views_open(trigger_id=trigger_id, view=too_long)) == "invalid_blocks"
+        await client.views_open(trigger_id=trigger_id, view=MODAL)
+        assert [view.user_id for view in slack.views] == ["U1"]
 
 
 class TestFaults:
@@ -475,3 +406,128 @@ class TestOverHttp:
         assert [one.text for one in slack.posted("#ops")] == ["all of you"]
         assert (message.text, message.deleted) == ("changed", True)
         assert len(slack.calls["response_url"]) == len(bodies)
+
+
+@pytest.fixture
+async def over_sockets(slack, client, app):
+    """The app with one connection open."""
+    handler = AsyncSocketModeHandler(app.bolt, slack.app_token, web_client=client, ping_interval=0.2)
+    await handler.connect_async()
+    await slack.connected()
+    yield app
+    await handler.close_async()
+
+
+class TestOverSockets:
+    async def test_a_click_and_a_modal(self, slack, client, over_sockets):
+        ann = slack.person("U1", name="ann")
+        message = await asked(client, slack)
+        assert (await ann.click(message, "reject")).error is None
+
+        async def opened():
+            return ann.views
+
+        [view] = await until(opened)
+        delivery = await ann.submit(view, {"reason/text": "no"})
+        assert (delivery.answer["response_action"], view.is_open) == ("errors", True)
+        await ann.submit(view, {"reason/text": "too many"})
+        assert (view.is_open, over_sockets.seen[0]["view"]["private_metadata"]) == (False, "approval-1")
+        delivery = await ann.click(message, "approve")
+        assert (delivery.status, delivery.answer, delivery.error) == (200, None, None)
+        again = await ann.replay(delivery)
+        assert (again.payload, again.error) == (delivery.payload, None)
+        assert slack.violations == []
+
+    async def test_who_acknowledges_late_is_not_heard(self, slack, client, over_sockets):
+        slack.ack_limit_s = 0.2
+        delivery = await slack.person("U1").click(await asked(client, slack), "slow")
+        assert (delivery.late, delivery.status) == (True, None)
+        over_sockets.go_on.set()
+
+        async def acknowledged():
+            return slack.sockets.late_acks
+
+        await until(acknowledged)
+        assert len(over_sockets.seen) == 1
+
+    async def test_what_the_app_does_not_know_is_never_acknowledged(self, slack, client, over_sockets):
+        slack.ack_limit_s = 0.1
+        assert (await slack.person("U1").click(await asked(client, slack), "unheard-of", value="x")).late
+
+    @pytest.mark.parametrize("reason", ["refresh_requested", "warning", "too_many_websockets"])
+    async def test_the_app_comes_back_when_connections_are_rotated(self, slack, client, over_sockets, reason):
+        [before] = slack.sockets.open
+        await slack.rotate_socket(reason)
+        await slack.connected()
+        assert before not in slack.sockets.open
+        assert (await slack.person("U1").click(await asked(client, slack), "approve")).error is None
+        assert len(slack.calls["apps.connections.open"]) == 2
+
+    async def test_a_connection_that_is_closed_at_once(self, slack, client, over_sockets):
+        message = await asked(client, slack)
+        await slack.rotate_socket(at_once=True)
+
+        async def clicked():
+            await slack.connected()
+            return (await slack.person("U1").click(message, "approve", version=0)).error is None
+
+        await until(clicked)  # one click may be lost with a connection that the app opened and left again
+
+    async def test_a_connection_that_breaks_off_loses_the_click(self, slack, client, over_sockets):
+        message = await asked(client, slack)
+        async with asyncio.TaskGroup() as group:
+            clicking = group.create_task(slack.person("U1").click(message, "slow"))
+
+            async def under_way():
+                return [socket for socket in slack.sockets.open if socket.waiting]
+
+            await until(under_way)
+            slack.sockets.drop()
+        assert clicking.result().error == "the connection was closed before the app acknowledged"
+        over_sockets.go_on.set()
+        await slack.connected()
+        assert (await slack.person("U1").click(message, "approve")).error is None
+
+    async def test_pings_are_answered_both_ways(self, slack, over_sockets):
+        [before] = slack.sockets.open
+        await slack.sockets.ping()
+
+        async def answered():
+            return before.pongs
+
+        await until(answered)
+        slack.sockets.answers_pings = False  # for the app, the connection is dead now
+
+        async def replaced():
+            return slack.sockets.open and before not in slack.sockets.open
+
+        await until(replaced)
+
+    async def test_several_connections(self, slack, client, app, over_sockets):
+        second = AsyncSocketModeHandler(app.bolt, slack.app_token, web_client=client, ping_interval=0.2)
+        await second.connect_async()
+        await slack.connected(2)
+        for _ in range(2):
+            assert (await slack.person("U1").click(await asked(client, slack), "approve")).error is None
+        await second.close_async()
+
+        async def closed():
+            return len(slack.sockets.open) == 1
+
+        await until(closed)
+
+    async def test_nobody_is_connected(self, slack, client):
+        delivery = await slack.person("U1").click(await asked(client, slack), "approve")
+        assert delivery.error == "the app has no connection open"
+
+    async def test_a_ticket_opens_one_connection(self, slack, client):
+        url = (await client.apps_connections_open(app_token=slack.app_token))["url"]
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(url) as socket:
+                hello = await socket.receive_json()
+                assert (hello["type"], hello["num_connections"]) == ("hello", 1)
+                await socket.send_json({"envelope_id": "never sent"})
+                await socket.close()
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await session.ws_connect(url)
+        assert "no envelope was sent" in slack.violations[0]
