@@ -85,7 +85,8 @@ class SlackServer:
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.port = self._runner.addresses[0][1]
-        self.session = aiohttp.ClientSession(trust_env=False)
+        connector = aiohttp.TCPConnector(force_close=True)  # nothing is left to be closed with the loop
+        self.session = aiohttp.ClientSession(connector=connector, trust_env=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -54,10 +54,17 @@ class SlackDesk:
         self._rules = rules
         self._clock = parts.clock
         self._client = AsyncWebClient(token=rules.bot_token, base_url=rules.base_url, timeout=CALL_S)
+
+        async def authorize(enterprise_id: str | None, team_id: str | None) -> AuthorizeResult:
+            """One workspace, one token: nothing is asked of Slack before a decision is recorded."""
+            return AuthorizeResult(
+                enterprise_id=enterprise_id, team_id=team_id, bot_token=rules.bot_token, bot_user_id="unknown"
+            )
+
         self._bolt = AsyncApp(
-            client=self._client,
+            client=AsyncWebClient(base_url=rules.base_url, timeout=CALL_S),
             signing_secret=rules.signing_secret or "unused: Socket Mode is not signed",
-            authorize=self._authorize,
+            authorize=authorize,
             logger=logging.getLogger("slack_bolt"),
         )
         self._bolt.action(APPROVE)(self._approve)
@@ -93,22 +100,22 @@ class SlackDesk:
                 await connecting
             await handler.close_async()  # type: ignore[no-untyped-call]
 
-    async def _authorize(self, enterprise_id: str | None, team_id: str | None) -> AuthorizeResult:
-        """One workspace, one token: nothing is asked of Slack before a decision is recorded."""
-        return AuthorizeResult(
-            enterprise_id=enterprise_id, team_id=team_id, bot_token=self._rules.bot_token, bot_user_id="unknown"
-        )
-
     async def _approve(self, ack: AsyncAck, body: dict[str, Any], respond: AsyncRespond) -> None:
-        reference = _reference(body["actions"][0]["value"])
+        reference = _reference(body["actions"][0].get("value"))
+        if reference is None:
+            await ack()
+            return
         answer = await self.decisions.decide(_click(body), reference, "approve")
         await ack()
         await self._tell(answer, reference, respond)
 
     async def _ask_why(self, ack: AsyncAck, body: dict[str, Any], respond: AsyncRespond) -> None:
         """Open the dialog; somebody who may not decide is told so at once, and it is recorded."""
-        value = body["actions"][0]["value"]
+        value = body["actions"][0].get("value")
         click, reference = _click(body), _reference(value)
+        if reference is None:
+            await ack()
+            return
         if self.decisions.refusal_of(click, reference) is not None:
             answer = await self.decisions.decide(click, reference, "reject")
             await ack()
@@ -125,8 +132,12 @@ class SlackDesk:
     async def _reject(self, ack: AsyncAck, body: dict[str, Any]) -> None:
         private = json.loads(body["view"]["private_metadata"])
         reason = body["view"]["state"]["values"][REASON_BLOCK][REASON_INPUT].get("value") or ""
-        click = _click(body)._replace(channel_id=private["channel"], ts=private["ts"])
-        answer = await self.decisions.decide(click, _reference(private["value"]), "reject", reason)
+        click, reference = (
+            _click(body)._replace(channel_id=private["channel"], ts=private["ts"]),
+            _reference(private["value"]),
+        )
+        assert reference is not None  # we wrote it into the dialog
+        answer = await self.decisions.decide(click, reference, "reject", reason)
         if answer.told is None:
             await ack()
         else:
@@ -184,11 +195,13 @@ async def _connect(handler: AsyncSocketModeHandler) -> None:
             return
 
 
-def _reference(value: str) -> RequestReference:
+def _reference(value: object) -> RequestReference | None:
+    """What a button stands for; None for a button that is none of ours."""
     try:
-        return RequestReference.model_validate_json(value)
-    except ValidationError as error:
-        raise ApiProblem(400, "the button's value is none of ours") from error
+        return RequestReference.model_validate_json(str(value))
+    except ValidationError:
+        logger.warning("slack_button_unknown")
+        return None
 
 
 def _click(body: dict[str, Any]) -> Click:

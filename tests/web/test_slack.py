@@ -79,11 +79,7 @@ async def desk(world, server, serve, mode):
     if mode == "http":
         server.request_url = str(web.client.make_url("/slack/interactions"))
     else:
-
-        async def connected():
-            return server.sockets
-
-        await until(connected)
+        await server.connected(1)
     return Desk(world, server, web)
 
 
@@ -310,11 +306,7 @@ class TestSocketMode:
     async def test_a_rotated_socket_is_connected_again(self, desk, server):
         message = await desk.ask()
         await server.rotate_socket()
-
-        async def connected():
-            return server.sockets
-
-        await until(connected)
+        await server.connected(1)
         assert (await server.person("U1").click(message, APPROVE)).error is None
         assert desk.state().status == "running"
 
