@@ -33,9 +33,14 @@ SWITCH_INTERVAL_S = 0.0005
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
 Token = Annotated[str, typer.Option(envvar=["RUNBOOKS_TOKEN", "ADMIN_JWT", "OPERATOR_JWT"], help="A JWT.")]
 
+Decider = Annotated[
+    str, typer.Option(envvar=["RUNBOOKS_TOKEN", "APPROVER_JWT", "ADMIN_JWT"], help="An approver's JWT.")
+]
+
 
 def main() -> None:
     """Run the command; an error of ours is one sentence and exit status 1."""
+    _take_development_tokens()
     try:
         cli()
     except RunbooksError as error:
@@ -45,6 +50,16 @@ def main() -> None:
         problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
         print("runbooks: the settings are wrong: " + "; ".join(problems), file=sys.stderr)
         sys.exit(1)
+
+
+def _take_development_tokens() -> None:
+    """What ``runbooks run`` wrote for its own API, where nothing says which API is meant."""
+    path = Path(os.environ.get("RUNBOOKS_DATA_DIR") or ".run") / "env"
+    if "API_URL" in os.environ or not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition("=")
+        os.environ.setdefault(name, value)
 
 
 @cli.command("run")
@@ -115,13 +130,29 @@ def history(
 
 
 @cli.command()
-def approve(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
+def approvals(
+    url: Url,
+    token: Decider,
+    everything: Annotated[bool, typer.Option("--all", help="Also what waits for others.")] = False,
+) -> None:
+    """Show what waits for your approval."""
+    found = _call("GET", f"{url}/api/v1/approvals?all={str(everything).lower()}", token)
+    for item in found["items"]:
+        print(f"{item['execution_id']}  {item['runbook_name']}, step {item['step'] + 1} of {item['step_count']}")
+        print(f"    {item['summary']}; undo: {item['undo']}")
+        print(f"    until {item['approval']['deadline']}" + (f"; {item['why_not']}" if item["why_not"] else ""))
+    if not found["items"]:
+        print("nothing waits for you")
+
+
+@cli.command()
+def approve(execution_id: str, url: Url, token: Decider, comment: str = "") -> None:
     """Approve the step that waits."""
     _decide(execution_id, "approve", url, token, comment)
 
 
 @cli.command()
-def reject(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
+def reject(execution_id: str, url: Url, token: Decider, comment: str = "") -> None:
     """Reject the step that waits: the execution halts."""
     _decide(execution_id, "reject", url, token, comment)
 

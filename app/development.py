@@ -5,9 +5,10 @@ import contextlib
 import importlib.util
 import secrets
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import jwt
@@ -30,17 +31,18 @@ TOKENS = {
 }
 """The roles of each token in ``env``; its subject is the first of them. Who acts must also see what came of it."""
 READY_TIMEOUT_S = 60.0
-DEMO_TIMEOUT_S = 60.0
 Say = Callable[[str], None]
 
 
-class Development(NamedTuple):
-    """A running installation: where it is, and the token of an admin."""
+@dataclass(frozen=True, slots=True)
+class Development:
+    """A running installation: where it is, and the token of an admin. asked: set once the demo waits for a person."""
 
     api_url: str
     bootstrap_servers: str
     admin_token: str
     failure: "asyncio.Future[BaseException]"
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def make_token(
@@ -61,7 +63,9 @@ async def run(settings: Settings, say: Say, *, demo: bool) -> None:
         stand_ins = await _stand_ins(stack, say) if demo else None
         development = await stack.enter_async_context(installation(settings, say, stand_ins, _log_to_file))
         if stand_ins is not None:
-            await _show_demo(development, say)
+            following = asyncio.create_task(_show_demo(development, settings.data_dir, say))
+            stack.push_async_callback(_ended, following)
+            await development.asked.wait()
         say(f"running; the API is at {development.api_url}, tokens are in {settings.data_dir / 'env'}; Ctrl-C stops it")
         error = await development.failure
         raise ConfigurationError(f"the worker stopped: {error!r}; its log is {settings.data_dir / 'worker.log'}")
@@ -124,7 +128,9 @@ def _towards(stand_ins: Any, settings: Settings) -> dict[str, Any]:
     return {
         "runbooks_dir": DEMO_FOLDER / "runbooks",
         "kubernetes": settings.kubernetes.model_copy(update={"kubeconfig": kubeconfig}),
-        "slack": settings.slack.model_copy(update={"bot_token": token, "base_url": stand_ins.slack_url}),
+        "slack": settings.slack.model_copy(
+            update={"bot_token": token, "base_url": stand_ins.slack_url, "approval_channel": "#approvals"}
+        ),
         "secrets": settings.secrets.model_copy(update={"folder": folder}),
     }
 
@@ -163,8 +169,14 @@ async def _stand_ins(stack: contextlib.AsyncExitStack, say: Say) -> Any:
     return stand_ins
 
 
-async def _show_demo(development: Development, say: Say) -> None:
-    """Publish the demo's anomaly and print what became of it."""
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _show_demo(development: Development, data_dir: Path, say: Say) -> None:
+    """Publish the demo's anomaly, say how to approve the step that waits, and print what became of it."""
     headers = {"Authorization": f"Bearer {development.admin_token}"}
     anomaly = orjson.loads((DEMO_FOLDER / "anomaly.json").read_bytes())
     say("")
@@ -172,29 +184,41 @@ async def _show_demo(development: Development, say: Say) -> None:
     async with aiohttp.ClientSession(development.api_url, headers=headers) as session:
         async with session.post("/api/v1/anomalies", json=anomaly) as answer:
             (anomaly_id,) = (await answer.json())["anomaly_ids"]
-        item = await _finished(session, anomaly_id)
-    for line in timeline(item):
+        item = await _demo_execution(session, anomaly_id, lambda item: item["status"] == "awaiting_approval")
+        _say_all(say, timeline(item))
+        if item["finished_at"] is None:
+            folder = "" if data_dir == Path(".run") else f"RUNBOOKS_DATA_DIR={data_dir} "
+            say("step 2 waits for a person; in another shell:")
+            say(f"    {folder}.venv/bin/runbooks approve {item['execution_id']}")
+            say("")
+        development.asked.set()
+        if item["finished_at"] is None:
+            _say_all(say, timeline(await _demo_execution(session, anomaly_id, lambda _: False)))
+
+
+def _say_all(say: Say, lines: list[str]) -> None:
+    for line in lines:
         say(line)
 
 
-async def _finished(session: aiohttp.ClientSession, anomaly_id: str) -> dict[str, Any]:
+async def _demo_execution(
+    session: aiohttp.ClientSession, anomaly_id: str, enough: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
+    """The demo's execution once it has ended or is as wanted; its approval expires by itself."""
     query = {"service_id": "payment-api", "limit": "20"}
-    try:
-        async with asyncio.timeout(DEMO_TIMEOUT_S):
-            while True:
-                async with session.get("/api/v1/runbooks/history", params=query) as answer:
-                    items: list[dict[str, Any]] = (await answer.json())["items"]
-                mine = [item for item in items if item["trigger_anomaly_id"] == anomaly_id]
-                if mine and mine[0]["finished_at"] is not None:
-                    return mine[0]
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise ConfigurationError(f"the demo's execution did not end within {DEMO_TIMEOUT_S:.0f} s") from None
+    while True:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.get("/api/v1/runbooks/history", params=query) as answer:
+                items: list[dict[str, Any]] = (await answer.json())["items"]
+            mine = [item for item in items if item["trigger_anomaly_id"] == anomaly_id]
+            if mine and (mine[0]["finished_at"] is not None or enough(mine[0])):
+                return mine[0]
+        await asyncio.sleep(0.05)
 
 
 def timeline(item: dict[str, Any]) -> list[str]:
     """One execution as a person reads it."""
-    marks = {"succeeded": "✓", "planned": "·", "failed": "✗", "unknown": "?", "skipped": "-"}
+    marks = {"succeeded": "✓", "planned": "·", "failed": "✗", "unknown": "?", "skipped": "-", "awaiting_approval": "…"}
     lines = [
         "",
         f"execution {item['execution_id']}",
@@ -206,6 +230,9 @@ def timeline(item: dict[str, Any]) -> list[str]:
         lines.append(f"  {at:12} {mark} {step['index'] + 1}. {step['summary'] or step['type']}: {step['status']}")
         if step["error"]:
             lines.append(f"  {'':12}      {step['error']}")
+        if step["approval"] and step["approval"]["by"]:
+            said = step["approval"]["ended"] or f"decided so far by {', '.join(step['approval']['by'])}"
+            lines.append(f"  {'':12}      {said}")
     took = f" in {item['duration_seconds']:.3f} s" if item["duration_seconds"] is not None else ""
     reason = f" ({item['reason']})" if item["reason"] else ""
     rollback = "" if item["rollback"]["status"] == "none" else f"; rollback {item['rollback']['status']}"

@@ -115,10 +115,11 @@ async def _slack(request: web.Request) -> web.Response:
             return web.json_response({"ok": True, "team": LABEL, "team_id": "T0DEMO", "user_id": "U0DEMO"})
         case "chat.postMessage":
             state.messages.append(given)
-            state.say(f"Slack stand-in: {given['channel']}: {given['text']}")
+            for line in given["text"].splitlines():
+                state.say(f"Slack stand-in: {given['channel']}: {line}")
             return web.json_response({"ok": True, "channel": "C0DEMO", "ts": f"{len(state.messages)}.000100"})
         case "chat.update":
-            state.say(f"Slack stand-in: message {given['ts']} now reads: {given['text']}")
+            state.say(f"Slack stand-in: message {given['ts']} now ends: {given['text'].splitlines()[-1]}")
             return web.json_response({"ok": True, "channel": given["channel"], "ts": given["ts"]})
         case _:
             return web.json_response({"ok": False, "error": "unknown_method"})

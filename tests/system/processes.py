@@ -45,6 +45,21 @@ class Api:
     async def history(self, query="limit=200", **fields):
         return (await self.get(f"/api/v1/runbooks/history?{query}", **fields))["items"]
 
+    async def waiting(self):
+        """The execution that waits for approval."""
+
+        async def any_waits():
+            items = await self.history("status=awaiting_approval")
+            return items[0] if items else None
+
+        return await until(any_waits)
+
+    async def approve(self):
+        """Approve what waits, once it does."""
+        path = f"/api/v1/executions/{(await self.waiting())['execution_id']}/approvals"
+        status, body = await self.call("POST", path, {"decision": "approve"}, roles=["approver"])
+        assert status == 200, body
+
     async def ended(self, count: int, query="limit=200", timeout_s=60.0):
         """The history once it holds this many executions, all of them ended."""
 

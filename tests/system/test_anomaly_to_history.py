@@ -34,6 +34,7 @@ def anomaly(**fields):
 async def test_the_product_pages_example_runs_from_anomaly_to_history(worker, api, publish, stand_ins):
     await api.put_runbook(DEMO_RUNBOOK)
     await publish("anomaly-events", {**ANOMALY, "anomaly_id": "a-1"})
+    await api.approve()
     (item,) = await api.ended(1, "service_id=payment-api")
     assert item["status"] == "succeeded", item
     assert (item["runbook_name"], item["runbook_version"]) == ("scale-out-payment-api", 1)
@@ -41,7 +42,7 @@ async def test_the_product_pages_example_runs_from_anomaly_to_history(worker, ap
     assert [step["status"] for step in item["steps"]] == ["succeeded"] * 3
     assert item["steps"][1]["summary"] == "Scale production/payment-api from 3 to 5"
     assert item["steps"][2]["output"]["status"] == 201
-    assert item["approvers"] == []
+    assert item["approvers"] == ["tester"]
     assert item["rollback"]["status"] == "none"
     assert item["duration_seconds"] > 0
     assert stand_ins.replicas == {"production/payment-api": 5}
@@ -199,12 +200,7 @@ async def test_an_approval_through_the_api(worker, api, publish, stand_ins):
     guarded = {**WATCHED, "steps": [{**WATCHED["steps"][0], "require_approval": True}]}
     await api.put_runbook(guarded)
     await publish("anomaly-events", anomaly(anomaly_id="x"))
-
-    async def waiting():
-        items = await api.history("status=awaiting_approval")
-        return items[0] if items else None
-
-    item = await until(waiting)
+    item = await api.waiting()
     assert stand_ins.incidents == {}
     path = f"/api/v1/executions/{item['execution_id']}/approvals"
     assert (await api.call("POST", path, {"decision": "approve"}, roles=["operator"]))[0] == 403
@@ -220,12 +216,7 @@ async def test_an_approval_through_the_api(worker, api, publish, stand_ins):
 async def test_a_forged_decision_is_recorded_and_does_nothing(worker, api, publish, stand_ins, read_topic):
     await api.put_runbook({**WATCHED, "steps": [{**WATCHED["steps"][0], "require_approval": True}]})
     await publish("anomaly-events", anomaly(anomaly_id="x"))
-
-    async def waiting():
-        items = await api.history("status=awaiting_approval")
-        return items[0] if items else None
-
-    item = await until(waiting)
+    item = await api.waiting()
     forged = {
         "tenant": "default",
         "execution_id": item["execution_id"],
@@ -252,6 +243,7 @@ async def test_a_failed_step_takes_the_others_back(worker, api, publish, stand_i
     broken = {**DEMO_RUNBOOK["steps"][2], "headers": {"Authorization": "Token wrong"}}
     await api.put_runbook({**DEMO_RUNBOOK, "steps": [*DEMO_RUNBOOK["steps"][:2], broken]})
     await publish("anomaly-events", ANOMALY)
+    await api.approve()
     (item,) = await api.ended(1)
     assert item["status"] == "rolled_back"
     assert stand_ins.replicas == {"production/payment-api": 3}

@@ -54,6 +54,16 @@ async def test_from_definitions_to_history(runbooks, worker, api, tmp_path, stan
     assert (status, out.startswith("recorded at anomaly-events/")) == (0, True)
     lines = b'{"service_id":"other","metric_name":"m"}\n{"service_id":"other","metric_name":"m"}\n'
     assert (await runbooks("publish-anomaly", "-", stdin=lines))[1].count("recorded at") == 2
+    waiting = await api.waiting()
+    status, out, _ = await runbooks("approvals")
+    assert (status, waiting["execution_id"] in out, "undo: scale production/payment-api (replicas 3)" in out) == (
+        0,
+        True,
+        True,
+    )
+    status, out, _ = await runbooks("approve", waiting["execution_id"])
+    assert (status, "approved by cli" in out) == (0, True)
+    assert (await runbooks("approvals"))[1] == "nothing waits for you\n"
     await api.ended(2)
     status, out, _ = await runbooks("history", "--service-id", "payment-api", "--limit", "1")
     assert (status, out.count("execution "), "succeeded in" in out) == (0, 1, True)

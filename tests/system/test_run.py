@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
@@ -91,10 +92,20 @@ async def test_one_command_shows_the_demo_and_the_products_calls_work_with_curl(
     await running.until_printed("Ctrl-C stops it")
     for text in (
         "[Slack stand-in: #alerts: Scaling payment-api from 3 to 5 pods due to CPU anomaly]",
+        "[Slack stand-in: #approvals: Action: Scale production/payment-api from 3 to 5]",
+        "… 2. Scale production/payment-api from 3 to 5: awaiting_approval",
+    ):
+        assert text in running.printed
+    (approve,) = re.findall(
+        r"^    (RUNBOOKS_DATA_DIR=\S+ .venv/bin/runbooks approve \S+)$", running.printed, re.MULTILINE
+    )
+    assert b"approved by approver" in await shell(approve, os.environ)
+    await running.until_printed("  succeeded in ")
+    for text in (
         "[Kubernetes stand-in: production/payment-api now has 5 replicas]",
         "[PagerDuty stand-in: incident Q1: payment-api scaled",
         "2. Scale production/payment-api from 3 to 5: succeeded",
-        "  succeeded in ",
+        "approved by approver",
     ):
         assert text in running.printed
     variables = running.variables()
@@ -108,7 +119,7 @@ async def test_one_command_shows_the_demo_and_the_products_calls_work_with_curl(
     }
     environment = os.environ | variables | {"YOUR_JWT": variables["VIEWER_JWT"]}
     execute, history = [
-        json.loads(await curl(call.replace("localhost:8080", f"localhost:{running.port}"), environment))
+        json.loads(await shell(call.replace("localhost:8080", f"localhost:{running.port}"), environment))
         for call in curl_calls()
     ]
     assert (execute["status"], execute["dry_run"]) == ("succeeded", True)
@@ -124,7 +135,7 @@ async def test_one_command_shows_the_demo_and_the_products_calls_work_with_curl(
     await gone(java)
 
 
-async def curl(call: str, environment: dict[str, str]) -> bytes:
+async def shell(call: str, environment: Mapping[str, str]) -> bytes:
     process = await asyncio.create_subprocess_shell(
         call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -146,7 +157,7 @@ async def test_killed_it_leaves_no_kafka_behind_and_starts_again_on_its_data(run
         url = f"{again.variables()['API_URL']}/api/v1/runbooks/history"
         async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
             items = (await answer.json())["items"]
-        assert [item["status"] for item in items] == ["succeeded"]
+        assert [item["status"] for item in items] == ["awaiting_approval"]
     finally:
         await again.stop()
 
