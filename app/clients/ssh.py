@@ -17,8 +17,8 @@ from app.clients.ssh_session import Ran, Session
 from app.core.errors import PermanentError, TemporaryError
 
 NOT_CONFIGURED = "SSH is not configured: set RUNBOOKS_SSH__INVENTORY to a file that names the hosts"
-OPEN_TIMEOUT_S = 5.0  # how long a host may take to open a session on a connection that is there
-GRACE_S = 10.0  # how long after the time limit a host may take to say that it stopped the command
+OPEN_TIMEOUT_S = 5.0
+GRACE_S = 10.0  # the host kills 5 s after its first try, and the runner waits 15
 CHECK_TIMEOUT_S = 30.0
 
 
@@ -29,13 +29,24 @@ class _NotOpenedError(Exception):
 class SshClient:
     """The hosts of an inventory; off without one."""
 
-    def __init__(self, inventory: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
-        """Read the inventory; nothing connects yet. environment: where SSH_AUTH_SOCK is, by default the process's.
+    def __init__(
+        self,
+        inventory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        open_timeout_s: float = OPEN_TIMEOUT_S,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """Read the inventory; nothing connects yet.
 
-        Raises ConfigurationError.
+        environment: where SSH_AUTH_SOCK is, by default the process's. open_timeout_s: how long a host may take to open
+        a session on a connection that is there. grace_s: how long after a command's time limit it may take to tell
+        that the command was stopped. Raises ConfigurationError.
         """
         self._inventory = None if inventory is None else Inventory(inventory)
         self._environment = os.environ if environment is None else environment
+        self._open_timeout_s = open_timeout_s
+        self._grace_s = grace_s
         self._connections: dict[tuple[str, Host], Connections] = {}
 
     async def close(self) -> None:
@@ -67,13 +78,38 @@ class SshClient:
                 connection = await connections.free(deadline)
                 with connection.used():
                     try:
-                        return await _carried_out(connection, script, deadline)
+                        return await self._carried_out(connection, script, deadline)
                     except _NotOpenedError as error:
-                        connection.opened_none()
-                        if connection.opened_at >= began:
+                        others = connection.opened_none()
+                        if not others and not connection.has_served and connection.opened_at >= began:
                             raise TemporaryError(f"{name} opens no session, nothing was run: {error}") from error
                     except asyncssh.ChannelOpenError as error:
                         raise TemporaryError(f"{name} refused to run a command, nothing was run") from error
+
+    async def _carried_out(self, connection: Connection, script: Script, deadline: float) -> Ran:
+        """Run it in a session of its own.
+
+        Raises _NotOpenedError when there was none, asyncssh.ChannelOpenError when the host refused to run it.
+        """
+        allowed_s = round(deadline - asyncio.get_running_loop().time(), 2)
+        if allowed_s <= 0:
+            raise TemporaryError("the time was over before the command could be sent: nothing was run")
+        limit = asyncio.timeout(min(self._open_timeout_s, allowed_s))
+
+        def sent() -> None:
+            connection.has_served = True
+            limit.reschedule(deadline + self._grace_s)
+
+        session = Session(when_sent=sent)
+        try:
+            async with limit:
+                await _spoken(connection, session, script, allowed_s)
+        except TimeoutError:
+            if not session.sent:
+                raise _NotOpenedError("it did not answer in time") from None
+        finally:
+            session.drop()
+        return session.ran(allowed_s)
 
     def _host(self, tenant: str, name: str, script: Script) -> Host:
         if self._inventory is None:
@@ -94,27 +130,6 @@ class SshClient:
             login = functools.partial(connect, name, host, self._environment.get("SSH_AUTH_SOCK"))
             found = self._connections[name, host] = Connections(name, login)
         return found
-
-
-async def _carried_out(connection: Connection, script: Script, deadline: float) -> Ran:
-    """Run it in a session of its own.
-
-    Raises _NotOpenedError when there was no session, asyncssh.ChannelOpenError when the host refused to run it.
-    """
-    loop = asyncio.get_running_loop()
-    allowed_s = round(deadline - loop.time(), 2)
-    if allowed_s <= 0:
-        raise TemporaryError("the time was over before the command could be sent: nothing was run")
-    try:
-        async with asyncio.timeout(min(OPEN_TIMEOUT_S, allowed_s)) as limit:
-            session = Session(when_sent=lambda: limit.reschedule(deadline + GRACE_S))
-            await _spoken(connection, session, script, allowed_s)
-    except TimeoutError:
-        if not session.sent:
-            raise _NotOpenedError("it did not answer in time") from None
-    finally:
-        session.drop()
-    return session.ran(allowed_s)
 
 
 async def _spoken(connection: Connection, session: Session, script: Script, allowed_s: float) -> None:

@@ -21,6 +21,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         self.ssh = ssh
         self.opened_at = loop.time()
+        self.has_served = False  # whether a session was ever opened on it
         self._most = SESSIONS_PER_CONNECTION
         self._sessions = 0
         self._retired = False
@@ -50,13 +51,17 @@ class Connection:
             elif not self._sessions:
                 self._idle = asyncio.get_running_loop().call_later(IDLE_S, self.retire)
 
-    def opened_none(self) -> None:
-        """Note that one of its sessions could not be opened: it has as many as the host allows, or it is stale."""
+    def opened_none(self) -> bool:
+        """Note that one of its sessions could not be opened; whether there were others.
+
+        With others, it has as many as the host allows; without, it is stale or the host allows none.
+        """
         others = self._sessions - 1
         if others:
             self._most = others
         else:
             self.retire()
+        return others > 0
 
     def retire(self) -> None:
         """Take no new session, and close with the last one."""

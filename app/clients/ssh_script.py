@@ -42,6 +42,8 @@ class Script:
                 raise PermanentError(f"{what} holds a NUL, and no command line or environment can")
         if len(self.line(1).encode()) > MAX_LINE:
             raise PermanentError(f"the command with its arguments is over {MAX_LINE} bytes: give long text on stdin")
+        if len(self._exports()) > MAX_LINE:
+            raise PermanentError(f"the environment is over {MAX_LINE} bytes: give long text on stdin")
 
     def line(self, timeout_s: float) -> str:
         """The command line for the login shell; ends by itself after timeout_s, with all that it started.
