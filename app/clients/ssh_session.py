@@ -142,12 +142,12 @@ class Session(asyncssh.SSHClientSession[bytes]):
         if self._exit_status is None and self._signal is None:
             if self._lost is not None:
                 return f"the connection broke while the command ran: {legible(str(self._lost))}"
-            said = "the session ended" if self.closed else f"{allowed_s:g} s passed"
+            said = "the session ended" if self.closed else "the time limit passed"
             return f"{said}, and the host did not say how the command ended"
         took_s = self._ended_at - self._sent_at
         stopped = self._exit_status in STOPPED_STATUSES or self._signal == "KILL"
         if stopped and took_s >= allowed_s * 0.99:  # the host's clock may run a little faster
-            return f"the command was stopped after {allowed_s:g} s"
+            return "the command was stopped at its time limit"
         return None
 
     def _output(self, kept: bytearray) -> Output:
