@@ -60,6 +60,8 @@ async def connect(name: str, host: Host, agent_path: str | None) -> asyncssh.SSH
             raise PermanentError(f"{name} refuses the connection: {legible(error.reason)}") from error
         except (asyncssh.Error, OSError) as error:
             raise TemporaryError(f"{name} cannot be reached: {legible(str(error)) or 'no answer in time'}") from error
+        except ValueError as error:  # asyncssh wants to know the name of the worker's own user, for one
+            raise PermanentError(f"the connection to {name} cannot be set up: {legible(str(error))}") from error
 
 
 def _known_hosts(name: str, host: Host) -> asyncssh.SSHKnownHosts:

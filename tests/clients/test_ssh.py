@@ -102,13 +102,10 @@ async def test_without_stdin_a_command_finds_its_end_at_once(run):
     assert (await run("cat; echo end")).stdout.text == "end\n"
 
 
-async def test_what_is_secret_stands_on_no_command_line(run, marker, tmp_path):
-    released = tmp_path / "released"
+async def test_what_is_secret_stands_on_no_command_line(run, marker, sshd):
+    released = sshd.folder / marker  # a folder that the account may look into
     text = f'read -r line; : {marker}; while [ ! -e "$1" ]; do sleep 0.02; done; echo "$TOKEN $line"'
     secret, said = f"in-environment-{uuid.uuid4().hex}", f"on-stdin-{uuid.uuid4().hex}"
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
     running = asyncio.create_task(run(text, str(released), environment={"TOKEN": secret}, stdin=f"{said}\n"))
 
     async def shows():
