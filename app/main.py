@@ -26,6 +26,7 @@ from app.clients.kubernetes import KubernetesClient
 from app.clients.network import NetworkPolicy
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.clients.ssh import SshClient
 from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError, RunbookRefused
@@ -80,7 +81,10 @@ def connection_of(kafka: KafkaSettings) -> KafkaConnection:
 
 
 def clients_of(settings: Settings, secrets: Secrets) -> Clients:
-    """The clients that the settings describe."""
+    """The clients that the settings describe.
+
+    Raises ConfigurationError when the SSH inventory is not as it must be.
+    """
     network, slack, kubernetes = settings.network, settings.slack, settings.kubernetes
     return Clients(
         http=HttpClient(NetworkPolicy(network.allow_loopback, network.allow_private)),
@@ -92,6 +96,7 @@ def clients_of(settings: Settings, secrets: Secrets) -> Clients:
             timeout_s=kubernetes.request_timeout_s,
         ),
         secrets=secrets,
+        ssh=SshClient(settings.ssh.inventory),
     )
 
 

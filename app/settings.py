@@ -79,6 +79,12 @@ class SlackSettings(Group):
     base_url: str = "https://slack.com/api/"
 
 
+class SshSettings(Group):
+    """Shell steps are off without an inventory: a YAML or JSON file of the hosts they may name."""
+
+    inventory: Path | None = None
+
+
 class SecretSettings(Group):
     """Where ``$NAME`` is looked up: files ``<folder>/<tenant>/<NAME>``, then these environment variables only."""
 
@@ -143,6 +149,7 @@ class Settings(BaseSettings):
     history: HistorySettings = HistorySettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     slack: SlackSettings = SlackSettings()
+    ssh: SshSettings = SshSettings()
     secrets: SecretSettings = SecretSettings()
     network: NetworkSettings = NetworkSettings()
     approvals: ApprovalSettings = ApprovalSettings()

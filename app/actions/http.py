@@ -1,13 +1,12 @@
 """Call an HTTP endpoint."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
+from app.actions.output import fitted, masked_text, size
 from app.actions.scene import Scene
 from app.clients.http import HttpAnswer
-from app.core.model import canonical
 from app.core.planning import OUTPUT_LIMIT, ActionFailure, Outcome, Prepared
 from app.core.steps import HttpStep
 
@@ -77,21 +76,7 @@ def _output(answer: HttpAnswer, scene: Scene) -> tuple[JsonValue, bool]:
     kept = {name: value for name in KEPT_HEADERS if (value := answer.headers.get(name)) is not None}
     headers = secrets.mask_json(tenant, {**kept})
     cut = answer.truncated and isinstance(answer.body, str)
-    body = secrets.mask_cut(tenant, str(answer.body)) if cut else secrets.mask_json(tenant, answer.body)
-    around = _size({"status": answer.status, "headers": headers, "body": ""})
-    body, shortened = _fitted(body, OUTPUT_LIMIT - around)
+    body = masked_text(scene, str(answer.body), cut=True) if cut else secrets.mask_json(tenant, answer.body)
+    around = size({"status": answer.status, "headers": headers, "body": ""})
+    body, shortened = fitted(body, OUTPUT_LIMIT - around)
     return {"status": answer.status, "headers": headers, "body": body}, answer.truncated or shortened
-
-
-def _fitted(value: JsonValue, limit: int) -> tuple[JsonValue, bool]:
-    """The value if its JSON has at most ``limit`` bytes, else the beginning of it as text."""
-    if _size(value) <= limit:
-        return value, False
-    text = value if isinstance(value, str) else canonical(value)
-    while (size := _size(text)) > limit:
-        text = text[: len(text) * limit // (size + 1)]
-    return text, True
-
-
-def _size(value: JsonValue | Mapping[str, JsonValue]) -> int:
-    return len(canonical(value).encode())

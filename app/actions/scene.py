@@ -8,6 +8,7 @@ from app.clients.http import HttpClient
 from app.clients.kubernetes import KubernetesClient
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.clients.ssh import SshClient
 from app.core.model import JsonObject
 from app.core.planning import Prepared
 
@@ -20,12 +21,14 @@ class Clients:
     slack: SlackClient
     kubernetes: KubernetesClient
     secrets: Secrets
+    ssh: SshClient
 
     async def close(self) -> None:
         """Close all."""
         await self.http.close()
         await self.slack.close()
         await self.kubernetes.close()
+        await self.ssh.close()
 
 
 @dataclass(frozen=True, slots=True)
