@@ -86,9 +86,7 @@ def clients_of(settings: Settings, secrets: Secrets) -> Clients:
     """
     network, slack, kubernetes = settings.network, settings.slack, settings.kubernetes
     return Clients(
-        http=HttpClient(
-            NetworkPolicy(network.allow_loopback, network.allow_private), trust=trust_in(network.ca_file)
-        ),
+        http=HttpClient(NetworkPolicy(network.allow_loopback, network.allow_private), trust=trust_in(network.ca_file)),
         slack=SlackClient(slack.bot_token.get_secret_value() if slack.bot_token else None, slack.base_url),
         kubernetes=KubernetesClient(
             kubeconfig=kubernetes.kubeconfig,

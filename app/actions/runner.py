@@ -19,6 +19,7 @@ from app.core.commands import StepCommand
 from app.core.conditions import compile_condition
 from app.core.errors import (
     ConditionError,
+    NotKnownYet,
     OutcomeUnknown,
     PermanentError,
     RunbooksError,
@@ -143,7 +144,10 @@ class Runner:
         if command.phase == "rollback":
             return command.step
         variables: Mapping[str, Any] = _with_placeholders(command.variables) if command.simulated else command.variables
-        rendered = _filled_in(command.step, variables)
+        try:
+            rendered = _filled_in(command.step, variables)
+        except NotKnownYet:
+            return None
         try:
             return STEP.validate_python(rendered)
         except ValidationError as error:

@@ -127,3 +127,8 @@ def test_problems_and_delays_say_what_they_know():
     assert str(Problem("a.b", "broken", "c")) == "a.b: broken (did you mean 'c'?)"
     assert TemporaryError("busy", 3.0).delay_s == 3.0
     assert plan().manual_reason
+
+
+def test_all_attempts_at_a_step_have_their_first_one_in_common():
+    ids = [command_id("e", 7, 2, "apply", attempt) for attempt in (1, 2, 13)]
+    assert {first_attempt(one) for one in ids} == {ids[0]}
