@@ -84,6 +84,7 @@ class Runner:
         """
         try:
             scene = self._scene(command)
+            self.clients.secrets.remember(command.tenant, command.secrets_named)
             self.clients.secrets.check(command.tenant, command.secrets_needed)
             if not self._wanted(command):
                 await record(StepSkipped(**self._answer(command), reason=f"`{command.step.when}` is false"))

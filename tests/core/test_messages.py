@@ -10,7 +10,7 @@ from app.core.commands import read_command, write_command
 from app.core.decisions import ApprovalDecision, read_decision, why_not_signed
 from app.core.errors import Problem, RecordRefused, TemporaryError
 from app.core.events import read_event, write_event
-from app.core.ids import execution_id_for_anomaly, execution_id_for_key
+from app.core.ids import command_id, execution_id_for_anomaly, execution_id_for_key, first_attempt
 from app.core.planning import Prepared
 from app.core.rollback import derive_rollback, rollback_status
 from app.core.scheduling import schedule
