@@ -1,6 +1,5 @@
 """Call an HTTP endpoint."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
@@ -8,8 +7,7 @@ from pydantic import JsonValue
 from app.actions.scene import Scene
 from app.clients.http import HttpAnswer
 from app.core.ids import first_attempt
-from app.core.model import canonical
-from app.core.planning import OUTPUT_LIMIT, ActionFailure, Outcome, Prepared
+from app.core.planning import ActionFailure, Outcome, Prepared, fitted, size_of
 from app.core.steps import HttpStep
 
 MANUAL = "an HTTP call cannot be taken back"
@@ -84,26 +82,12 @@ def _outcome(step: HttpStep, answer: HttpAnswer, scene: Scene) -> Outcome:
 
 
 def _output(answer: HttpAnswer, scene: Scene) -> tuple[JsonValue, bool]:
-    """What is kept of an answer, masked and at most 64 KiB as JSON, and whether something was dropped."""
+    """What is kept of an answer, masked and within the scene's room, and whether something was dropped."""
     secrets, tenant = scene.clients.secrets, scene.tenant
     kept = {name: value for name in KEPT_HEADERS if (value := answer.headers.get(name)) is not None}
     headers = secrets.mask_json(tenant, {**kept})
     cut = answer.truncated and isinstance(answer.body, str)
     body = secrets.mask_cut(tenant, str(answer.body)) if cut else secrets.mask_json(tenant, answer.body)
-    around = _size({"status": answer.status, "headers": headers, "body": ""})
-    body, shortened = _fitted(body, OUTPUT_LIMIT - around)
+    around = size_of({"status": answer.status, "headers": headers, "body": ""})
+    body, shortened = fitted(body, max(0, scene.room - around))
     return {"status": answer.status, "headers": headers, "body": body}, answer.truncated or shortened
-
-
-def _fitted(value: JsonValue, limit: int) -> tuple[JsonValue, bool]:
-    """The value if its JSON has at most ``limit`` bytes, else the beginning of it as text."""
-    if _size(value) <= limit:
-        return value, False
-    text = value if isinstance(value, str) else canonical(value)
-    while (size := _size(text)) > limit:
-        text = text[: len(text) * limit // (size + 1)]
-    return text, True
-
-
-def _size(value: JsonValue | Mapping[str, JsonValue]) -> int:
-    return len(canonical(value).encode())

@@ -9,7 +9,7 @@ from app.clients.kubernetes import KubernetesClient
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.core.model import JsonObject
-from app.core.planning import Prepared
+from app.core.planning import OUTPUT_LIMIT, Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Scene:
     """One command's surroundings.
 
     expected: what a rollback must still find, None otherwise. begun: the plan that an earlier attempt of this very
-    step began to apply, None on a first attempt. earlier: what templates see of the steps before.
+    step began to apply, None on a first attempt. earlier: what templates see of the steps before. room: how many
+    bytes the step's output may have as JSON.
     """
 
     tenant: str
@@ -42,3 +43,4 @@ class Scene:
     clients: Clients
     begun: Prepared | None = None
     earlier: tuple[JsonObject, ...] = ()
+    room: int = OUTPUT_LIMIT

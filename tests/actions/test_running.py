@@ -10,6 +10,7 @@ from building import http, slack, story
 
 from app.actions.runner import Claim, Runner
 from app.clients.secrets import Secrets
+from app.core.planning import OUTPUT_ALWAYS, OUTPUT_LIMIT, size_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -98,3 +99,27 @@ async def test_what_another_worker_sent_is_masked_in_the_answer_to_a_later_step(
     told = story(http(url=url, headers={"X": "$PAGERDUTY_API_TOKEN"}), http(url=url, method="GET")).does()
     _, finished = await carry_out(told.command, secrets=Secrets(tmp_path / "secrets"))
     assert finished.outcome.output["body"] == {"registered": "***PAGERDUTY_API_TOKEN***"}
+
+
+@pytest.mark.parametrize(("earlier", "room"), [(0, OUTPUT_LIMIT), (16, OUTPUT_LIMIT // 4), (40, OUTPUT_ALWAYS)])
+async def test_an_output_gets_the_room_that_the_earlier_ones_left(carry_out, aiohttp_server, earlier, room):
+    async def tell(_request):
+        return web.json_response("x" * (OUTPUT_LIMIT - 500))
+
+    application = web.Application()
+    application.router.add_get("/", tell)
+    url = str((await aiohttp_server(application)).make_url("/"))
+    told = story(*[http(url=url, method="GET") for _ in range(earlier + 1)])
+    for _ in range(earlier):
+        told.does(output="y" * (OUTPUT_LIMIT - 1024))
+    _, finished = await carry_out(told.command)
+    assert finished.outcome.outcome == "succeeded"
+    assert finished.outcome.truncated == (earlier > 0)
+    assert room - 1024 <= size_of(finished.outcome.output) <= room
+
+
+async def test_a_plan_too_large_for_the_log_is_refused_before_anything_is_done(carry_out):
+    body = ["{{ 'a' * 40000 }}", "{{ 'b' * 40000 }}"]
+    (finished,) = await carry_out(story(http(body=body)).command)
+    assert finished.outcome.outcome == "failed"
+    assert finished.outcome.error.message.endswith("bytes with all that its templates gave; 65536 at most")

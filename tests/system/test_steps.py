@@ -1,5 +1,6 @@
 """Parameters, ``when``, retries, time limits and ``continue_on_failure``, through the real worker and broker."""
 
+import secrets
 from contextlib import asynccontextmanager
 
 import pytest
@@ -43,6 +44,8 @@ class Target:
                 await until(self._never, 60)
             case "/slow" if times == 1:
                 await until(self._never, 60)
+            case "/large":
+                return web.json_response(secrets.token_urlsafe(60_000)[:60_000])
             case "/gone":
                 return web.Response(status=404)
         return web.json_response({"ok": True})
@@ -143,3 +146,11 @@ async def test_what_fails_hangs_or_is_passed_over(run_all, target):
     for path, times in (("/busy", 3), ("/slow", 2)):
         keys = [call[2] for call in target.called(path)]
         assert (len(keys), len(set(keys))) == (times, 1)
+
+
+async def test_the_outputs_of_many_steps_fit_into_one_record_and_the_last_ones_give_way(run_all, target):
+    steps = [http("GET", f"{target.url}/large") for _ in range(30)]
+    (item,) = (await run_all(large=steps)).values()
+    assert item["status"] == "succeeded", item["reason"]
+    assert [step["truncated"] for step in item["steps"]] == [False] * 17 + [True] * 13
+    assert {step["output"]["status"] for step in item["steps"]} == {200}
