@@ -93,10 +93,14 @@ class SecretSettings(Group):
 
 
 class NetworkSettings(Group):
-    """Which targets an http step may reach; link-local and metadata addresses never."""
+    """Which targets an http step may reach; link-local and metadata addresses never.
+
+    ca_file: PEM certificates of authorities that are trusted besides the system's, for servers with private ones.
+    """
 
     allow_loopback: bool = False
     allow_private: bool = False
+    ca_file: Path | None = None
 
 
 class ApprovalSettings(Group):

@@ -10,7 +10,7 @@ from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
 from app.core.model import JsonObject
-from app.core.planning import Prepared
+from app.core.planning import OUTPUT_LIMIT, Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Scene:
     """One command's surroundings.
 
     expected: what a rollback must still find, None otherwise. begun: the plan that an earlier attempt of this very
-    step began to apply, None on a first attempt. earlier: what templates see of the steps before.
+    step began to apply, None on a first attempt. earlier: what templates see of the steps before. room: how many
+    bytes the step's output may have as JSON.
     """
 
     tenant: str
@@ -45,3 +46,4 @@ class Scene:
     clients: Clients
     begun: Prepared | None = None
     earlier: tuple[JsonObject, ...] = ()
+    room: int = OUTPUT_LIMIT

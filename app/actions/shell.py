@@ -4,11 +4,10 @@ import shlex
 
 from pydantic import JsonValue
 
-from app.actions.output import fitted, masked_text, size
 from app.actions.scene import Scene
 from app.clients.ssh_script import Script
 from app.clients.ssh_session import Output, Ran
-from app.core.planning import OUTPUT_LIMIT, ActionFailure, Outcome, Prepared
+from app.core.planning import ActionFailure, Outcome, Prepared, fitted, size_of
 from app.core.shell_words import shown
 from app.core.steps import ShellStep
 
@@ -81,14 +80,15 @@ def _visible(text: str) -> str:
 
 
 def _output(ran: Ran, scene: Scene) -> tuple[JsonValue, bool]:
-    """What is kept, at most 64 KiB as JSON, and whether something was dropped: each stream has half if both need it."""
+    """What is kept, within the scene's room, and whether something was dropped: half for each stream if both need it."""
     kept: dict[str, JsonValue] = {"exit_status": ran.exit_status, "signal": ran.signal, "stdout": "", "stderr": ""}
-    room = OUTPUT_LIMIT - size(kept)
+    room = max(0, scene.room - size_of(kept))
     out, err = _masked(scene, ran.stdout), _masked(scene, ran.stderr)
-    kept["stderr"], err_cut = fitted(err, max(room // 2, room - size(out)))
-    kept["stdout"], out_cut = fitted(out, room - size(kept["stderr"]))
+    kept["stderr"], err_cut = fitted(err, max(room // 2, room - size_of(out)))
+    kept["stdout"], out_cut = fitted(out, room - size_of(kept["stderr"]))
     return kept, ran.stdout.truncated or ran.stderr.truncated or out_cut or err_cut
 
 
 def _masked(scene: Scene, output: Output) -> str:
-    return masked_text(scene, output.text, cut=output.truncated)
+    secrets = scene.clients.secrets
+    return secrets.mask_cut(scene.tenant, output.text) if output.truncated else secrets.mask(scene.tenant, output.text)
