@@ -24,9 +24,10 @@ from app.actions.runner import Runner
 from app.actions.scene import Clients
 from app.clients.http import HttpClient
 from app.clients.kubernetes import KubernetesClient
-from app.clients.network import NetworkPolicy
+from app.clients.network import NetworkPolicy, trust_in
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.clients.ssh import SshClient
 from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError, RunbookRefused
@@ -82,10 +83,13 @@ def connection_of(kafka: KafkaSettings) -> KafkaConnection:
 
 
 def clients_of(settings: Settings, secrets: Secrets) -> Clients:
-    """The clients that the settings describe."""
+    """The clients that the settings describe.
+
+    Raises ConfigurationError when the SSH inventory or the CA file is not as it must be.
+    """
     network, slack, kubernetes = settings.network, settings.slack, settings.kubernetes
     return Clients(
-        http=HttpClient(NetworkPolicy(network.allow_loopback, network.allow_private)),
+        http=HttpClient(NetworkPolicy(network.allow_loopback, network.allow_private), trust=trust_in(network.ca_file)),
         slack=SlackClient(slack.bot_token.get_secret_value() if slack.bot_token else None, slack.base_url),
         kubernetes=KubernetesClient(
             kubeconfig=kubernetes.kubeconfig,
@@ -94,6 +98,7 @@ def clients_of(settings: Settings, secrets: Secrets) -> Clients:
             timeout_s=kubernetes.request_timeout_s,
         ),
         secrets=secrets,
+        ssh=SshClient(settings.ssh.inventory),
     )
 
 

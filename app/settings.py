@@ -95,6 +95,12 @@ class SlackSettings(Group):
         return self
 
 
+class SshSettings(Group):
+    """Shell steps are off without an inventory: a YAML or JSON file of the hosts they may name."""
+
+    inventory: Path | None = None
+
+
 class SecretSettings(Group):
     """Where ``$NAME`` is looked up: files ``<folder>/<tenant>/<NAME>``, then these environment variables only."""
 
@@ -103,10 +109,14 @@ class SecretSettings(Group):
 
 
 class NetworkSettings(Group):
-    """Which targets an http step may reach; link-local and metadata addresses never."""
+    """Which targets an http step may reach; link-local and metadata addresses never.
+
+    ca_file: PEM certificates of authorities that are trusted besides the system's, for servers with private ones.
+    """
 
     allow_loopback: bool = False
     allow_private: bool = False
+    ca_file: Path | None = None
 
 
 class ApprovalSettings(Group):
@@ -159,6 +169,7 @@ class Settings(BaseSettings):
     history: HistorySettings = HistorySettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     slack: SlackSettings = SlackSettings()
+    ssh: SshSettings = SshSettings()
     secrets: SecretSettings = SecretSettings()
     network: NetworkSettings = NetworkSettings()
     approvals: ApprovalSettings = ApprovalSettings()

@@ -11,6 +11,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from parts import MISSING
 from pydantic import SecretStr
+from sshd import Sshd, running_sshd
 from waiting import until
 
 from app.broker.kafka import EmbeddedKafka
@@ -109,3 +110,10 @@ def settings(broker, tmp_path) -> Settings:
         api=ApiSettings(port=0, jwt_secret=SecretStr(SECRET)),
         network=NetworkSettings(allow_loopback=True),
     )
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[Sshd]:
+    """A real OpenSSH server that root and an account of its own may log in to."""
+    with running_sshd() as server:
+        yield server

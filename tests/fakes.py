@@ -15,6 +15,7 @@ from app.clients.kubernetes import KubernetesClient
 from app.clients.network import NetworkPolicy
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.clients.ssh import SshClient
 from app.core.anomaly import Anomaly
 from app.core.catalog import Catalog, Change, Verdict
 from app.core.commands import StepCommand
@@ -186,6 +187,7 @@ async def clients_towards(stand_ins: Any, folder: Path) -> AsyncIterator[Clients
         slack=SlackClient("xoxb-stand-in", stand_ins.slack_url),
         kubernetes=KubernetesClient(kubeconfig=stand_ins.kubeconfig(folder / "kubeconfig.json")),
         secrets=Secrets(stand_ins.secrets(folder / "secrets")),
+        ssh=SshClient(),
     )
     try:
         yield clients

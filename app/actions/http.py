@@ -1,19 +1,21 @@
 """Call an HTTP endpoint."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
 from app.actions.scene import Scene
 from app.clients.http import HttpAnswer
-from app.core.model import canonical
-from app.core.planning import OUTPUT_LIMIT, ActionFailure, Outcome, Prepared
+from app.core.ids import first_attempt
+from app.core.planning import ActionFailure, Outcome, Prepared, fitted, size_of
 from app.core.steps import HttpStep
 
 MANUAL = "an HTTP call cannot be taken back"
 KEPT_HEADERS = ("Content-Type", "Location", "Retry-After", "X-Request-Id", "X-Stand-In")
 TRY_LATER = frozenset({408, 425, 429})
+NO_ANSWER = frozenset({502, 504, 520, 524})
+"""A gateway says that it has no answer from the server behind it (RFC 9110 section 15.6; 520 and 524 are
+Cloudflare's): the request may have been carried out."""
 
 
 class HttpAction:
@@ -36,11 +38,16 @@ class HttpAction:
         return Prepared.of(f"{step.method} {step.url}", params=params, manual_reason=MANUAL)
 
     async def apply(self, step: HttpStep, plan: Prepared, scene: Scene) -> Outcome:  # noqa: ARG002 - the protocol's
-        """Send it, with the command's id as Idempotency-Key unless the step gives one."""
+        """Send it, with an Idempotency-Key unless the step gives one: the id of the step's first command.
+
+        Every attempt at a step sends the same key. An attempt is made again only when nobody knows whether the one
+        before took effect, or when an answer said that it did not; with a key of its own, a server that carried out
+        the first could not tell, and would do it twice.
+        """
         secrets, tenant = scene.clients.secrets, scene.tenant
         headers = {name: secrets.resolve(tenant, value) for name, value in step.headers.items()}
         if not any(name.lower() == "idempotency-key" for name in headers):
-            headers["Idempotency-Key"] = scene.command_id
+            headers["Idempotency-Key"] = first_attempt(scene.command_id)
         answer = await scene.clients.http.request(
             step.method,
             secrets.resolve(tenant, step.url),
@@ -53,14 +60,17 @@ class HttpAction:
 
 
 def _outcome(step: HttpStep, answer: HttpAnswer, scene: Scene) -> Outcome:
-    """What was expected succeeded; all else failed.
+    """What was expected succeeded; a gateway without an answer is unknown; all else failed.
 
-    An answered 5xx is failed, not unknown: the server spoke. It is temporary whatever the method, because the request
-    carried an Idempotency-Key; nothing is tried again unless the runbook asks for it.
+    An answered 500 or 503 is failed, not unknown: the server spoke. It is temporary whatever the method, because every
+    attempt carries the same Idempotency-Key; nothing is tried again unless the runbook asks for it.
     """
     output, truncated = _output(answer, scene)
     if step.is_success(answer.status):
         return Outcome(outcome="succeeded", output=output, truncated=truncated)
+    if answer.status in NO_ANSWER:
+        lost = ActionFailure(message=f"a gateway answered {answer.status}: it has no answer from the server behind it")
+        return Outcome(outcome="unknown", output=output, error=lost, truncated=truncated)
     temporary = answer.status in TRY_LATER or answer.status >= 500
     said = "redirects are not followed" if 300 <= answer.status < 400 else "not a success"
     error = ActionFailure(
@@ -72,26 +82,12 @@ def _outcome(step: HttpStep, answer: HttpAnswer, scene: Scene) -> Outcome:
 
 
 def _output(answer: HttpAnswer, scene: Scene) -> tuple[JsonValue, bool]:
-    """What is kept of an answer, masked and at most 64 KiB as JSON, and whether something was dropped."""
+    """What is kept of an answer, masked and within the scene's room, and whether something was dropped."""
     secrets, tenant = scene.clients.secrets, scene.tenant
     kept = {name: value for name in KEPT_HEADERS if (value := answer.headers.get(name)) is not None}
     headers = secrets.mask_json(tenant, {**kept})
     cut = answer.truncated and isinstance(answer.body, str)
     body = secrets.mask_cut(tenant, str(answer.body)) if cut else secrets.mask_json(tenant, answer.body)
-    around = _size({"status": answer.status, "headers": headers, "body": ""})
-    body, shortened = _fitted(body, OUTPUT_LIMIT - around)
+    around = size_of({"status": answer.status, "headers": headers, "body": ""})
+    body, shortened = fitted(body, max(0, scene.room - around))
     return {"status": answer.status, "headers": headers, "body": body}, answer.truncated or shortened
-
-
-def _fitted(value: JsonValue, limit: int) -> tuple[JsonValue, bool]:
-    """The value if its JSON has at most ``limit`` bytes, else the beginning of it as text."""
-    if _size(value) <= limit:
-        return value, False
-    text = value if isinstance(value, str) else canonical(value)
-    while (size := _size(text)) > limit:
-        text = text[: len(text) * limit // (size + 1)]
-    return text, True
-
-
-def _size(value: JsonValue | Mapping[str, JsonValue]) -> int:
-    return len(canonical(value).encode())

@@ -19,6 +19,7 @@ from app.core.commands import StepCommand
 from app.core.conditions import compile_condition
 from app.core.errors import (
     ConditionError,
+    NotKnownYet,
     OutcomeUnknown,
     PermanentError,
     RunbooksError,
@@ -35,7 +36,16 @@ from app.core.events import (
     StepStarted,
 )
 from app.core.model import JsonObject
-from app.core.planning import ActionFailure, Outcome, Prepared
+from app.core.planning import (
+    OUTPUT_ALWAYS,
+    OUTPUT_LIMIT,
+    OUTPUTS_LIMIT,
+    PLAN_LIMIT,
+    ActionFailure,
+    Outcome,
+    Prepared,
+    size_of,
+)
 from app.core.shell_words import render_command
 from app.core.steps import ShellStep, Step
 from app.core.templating import UNKNOWN_END, Unknown, render
@@ -83,6 +93,7 @@ class Runner:
         """
         try:
             scene = self._scene(command)
+            self.clients.secrets.remember(command.tenant, command.secrets_named)
             self.clients.secrets.check(command.tenant, command.secrets_needed)
             if not self._wanted(command):
                 await record(StepSkipped(**self._answer(command), reason=f"`{command.step.when}` is false"))
@@ -109,6 +120,7 @@ class Runner:
             expected=command.expected,
             begun=command.begun,
             earlier=_earlier(command),
+            room=_room(command),
             clients=self.clients,
         )
 
@@ -143,7 +155,10 @@ class Runner:
         if command.phase == "rollback":
             return command.step
         variables: Mapping[str, Any] = _with_placeholders(command.variables) if command.simulated else command.variables
-        rendered = _filled_in(command.step, variables)
+        try:
+            rendered = _filled_in(command.step, variables)
+        except NotKnownYet:
+            return None
         try:
             return STEP.validate_python(rendered)
         except ValidationError as error:
@@ -158,7 +173,7 @@ class Runner:
             return Prepared.of(f"{command.step.type} {command.step.action}: {LATER}", manual_reason=LATER)
         try:
             async with asyncio.timeout(min(step.timeout_seconds, self.lease_s)):
-                return await action_for(step).prepare(step, scene)
+                return _bounded(await action_for(step).prepare(step, scene))
         except TimeoutError:
             raise TemporaryError("planning the step took too long") from None
         except RunbooksError:
@@ -194,7 +209,7 @@ class Runner:
             stopped = ActionFailure(message="the worker was stopped while the step was being applied")
             await self._finish(command, record, Outcome(outcome="unknown", error=stopped))
             raise
-        await self._finish(command, record, outcome)
+        await self._finish(command, record, outcome.within(scene.room))
 
     async def _act(self, step: Step, plan: Prepared, command: StepCommand, scene: Scene) -> Outcome:
         limit_s = step.timeout_seconds + (OVERRUN_S if step.keeps_time else 0.0)
@@ -261,6 +276,21 @@ def _earlier(command: StepCommand) -> tuple[JsonObject, ...]:
     steps = command.variables.get("steps")
     views = steps[: command.step_index] if isinstance(steps, list) else []
     return tuple(view for view in views if isinstance(view, dict))
+
+
+def _room(command: StepCommand) -> int:
+    """How much the step may give back: all outputs together stay within what one record can hold."""
+    steps = command.variables.get("steps")
+    views = steps if isinstance(steps, list) else []
+    used = sum(size_of(view.get("output")) for view in views if isinstance(view, dict))
+    return max(OUTPUT_ALWAYS, min(OUTPUT_LIMIT, OUTPUTS_LIMIT - used))
+
+
+def _bounded(plan: Prepared) -> Prepared:
+    size = len(plan.model_dump_json())
+    if size > PLAN_LIMIT:
+        raise PermanentError(f"the step's plan has {size} bytes with all that its templates gave; {PLAN_LIMIT} at most")
+    return plan
 
 
 def _with_placeholders(variables: JsonObject) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from app.clients.http import HttpClient
 from app.clients.kubernetes import KubernetesClient
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.clients.ssh import SshClient
 from app.core.model import JsonObject
-from app.core.planning import Prepared
+from app.core.planning import OUTPUT_LIMIT, Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,14 @@ class Clients:
     slack: SlackClient
     kubernetes: KubernetesClient
     secrets: Secrets
+    ssh: SshClient
 
     async def close(self) -> None:
         """Close all."""
         await self.http.close()
         await self.slack.close()
         await self.kubernetes.close()
+        await self.ssh.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Scene:
     """One command's surroundings.
 
     expected: what a rollback must still find, None otherwise. begun: the plan that an earlier attempt of this very
-    step began to apply, None on a first attempt. earlier: what templates see of the steps before.
+    step began to apply, None on a first attempt. earlier: what templates see of the steps before. room: how many
+    bytes the step's output may have as JSON.
     """
 
     tenant: str
@@ -42,3 +46,4 @@ class Scene:
     clients: Clients
     begun: Prepared | None = None
     earlier: tuple[JsonObject, ...] = ()
+    room: int = OUTPUT_LIMIT

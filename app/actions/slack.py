@@ -1,7 +1,8 @@
 """Send a Slack message."""
 
 from app.actions.scene import Scene
-from app.clients.slack import escape
+from app.clients.slack import MAX_TEXT, escape
+from app.core.errors import PermanentError
 from app.core.model import JsonObject
 from app.core.planning import Outcome, Prepared
 from app.core.steps import SlackStep
@@ -14,8 +15,11 @@ class SlackAction:
     """Prepare checks that Slack is configured; apply posts."""
 
     async def prepare(self, step: SlackStep, scene: Scene) -> Prepared:
-        """What will be posted where; raises PermanentError when Slack is off."""
+        """What will be posted where; raises PermanentError when Slack is off, or would cut the message off."""
         scene.clients.slack.check()
+        size = len(escape(step.message))
+        if size > MAX_TEXT:
+            raise PermanentError(f"the message has {size} characters once it is escaped, and Slack takes {MAX_TEXT}")
         shown = step.message if len(step.message) <= SHOWN else step.message[: SHOWN - 1] + "…"
         params = {"channel": step.channel, "message": step.message}
         return Prepared.of(f'Post to {step.channel}: "{shown}"', params=params, manual_reason=MANUAL)

@@ -1,6 +1,7 @@
 """HTTP calls: one session, no redirects, bounded answers, every foreign error translated."""
 
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,9 +75,15 @@ async def _mark_sent(
 class HttpClient:
     """One session under a network policy."""
 
-    def __init__(self, policy: NetworkPolicy, resolver: AbstractResolver | None = None) -> None:
-        """Nothing connects yet; resolver stands in for the system's in tests."""
+    def __init__(
+        self,
+        policy: NetworkPolicy,
+        resolver: AbstractResolver | None = None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        """Nothing connects yet; resolver stands in for the system's in tests, trust None is the system's."""
         self.policy = policy
+        self._trust = trust
         self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
 
@@ -139,7 +146,7 @@ class HttpClient:
             tracing = aiohttp.TraceConfig()
             tracing.on_request_headers_sent.append(_mark_sent)
             self._session = aiohttp.ClientSession(
-                connector=JudgingConnector(self.policy, self._resolver),
+                connector=JudgingConnector(self.policy, self._resolver, self._trust),
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[tracing],
@@ -168,7 +175,9 @@ def _translated(
     if isinstance(error, TimeoutError):
         return OutcomeUnknown(f"no answer within {timeout_s:g} s") if sent else TemporaryError("not connected in time")
     if isinstance(error, aiohttp.ClientError | OSError):
-        said = legible(f"{type(error).__name__}: {error}")
+        # a response error's own text has the whole url, and that may hold secrets
+        text = error.message if isinstance(error, aiohttp.ClientResponseError) else error
+        said = legible(f"{type(error).__name__}: {text}")
         if sent:
             return OutcomeUnknown(f"the connection broke before the whole answer came: {said}")
         return TemporaryError(f"not connected: {said}")

@@ -6,13 +6,15 @@ name server changes nothing.
 
 import ipaddress
 import socket
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from app.core.errors import PermanentError
+from app.core.errors import ConfigurationError, PermanentError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -124,16 +126,38 @@ class JudgingResolver(AbstractResolver):
         await self._inner.close()
 
 
+def trust_in(ca_file: Path | None) -> ssl.SSLContext:
+    """How servers' certificates are verified: by the system's authorities and those in a PEM file.
+
+    Raises ConfigurationError when the file holds none.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"RUNBOOKS_NETWORK__CA_FILE: {ca_file} holds no PEM certificates that can be read: {error}"
+            ) from error
+    return context
+
+
 class JudgingConnector(aiohttp.TCPConnector):
     """A connector that judges every address once more when its socket is made: an address in a URL needs no resolver.
 
     No connection is used twice: one that the server is just closing would make an outcome unknown without need.
     """
 
-    def __init__(self, policy: NetworkPolicy, resolver: AbstractResolver | None = None) -> None:
-        """Connect under the policy; names are never cached beyond one connection."""
+    def __init__(
+        self,
+        policy: NetworkPolicy,
+        resolver: AbstractResolver | None = None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        """Connect under the policy; names are never cached beyond one connection. trust: see ``trust_in``."""
         super().__init__(
             resolver=JudgingResolver(policy, resolver),
+            ssl=trust or True,
             use_dns_cache=False,
             limit=128,
             force_close=True,

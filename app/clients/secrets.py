@@ -1,15 +1,14 @@
 """Secrets by name: resolved where they are used, masked wherever anything comes back (design §7)."""
 
-import base64
-import json
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import quote, quote_plus
 
 from pydantic import JsonValue
 
+from app.clients.secret_forms import Form, begun_at_end, forms_of, pattern_of
 from app.core.anomaly import TENANT_PATTERN
 from app.core.errors import PermanentError
 from app.core.secret_references import REFERENCE
@@ -44,6 +43,12 @@ class Secrets:
         """
         for name in names:
             self._value(tenant, name)
+
+    def remember(self, tenant: str, names: Iterable[str]) -> None:
+        """Know the values of those that can be resolved, so that they are masked; another worker may have sent them."""
+        for name in names:
+            with contextlib.suppress(PermanentError):
+                self._value(tenant, name)
 
     def resolve(self, tenant: str, text: str) -> str:
         """The text with every ``$NAME`` and ``${NAME}`` filled in; ``$$`` is a dollar sign.
@@ -81,7 +86,7 @@ class Secrets:
         return text
 
     def mask_json(self, tenant: str, value: JsonValue) -> JsonValue:
-        """The same for every string inside a JSON value, keys included."""
+        """The same for every string and number inside a JSON value, keys included."""
         match value:
             case str():
                 return self.mask(tenant, value)
@@ -89,6 +94,8 @@ class Secrets:
                 return {self.mask(tenant, key): self.mask_json(tenant, inner) for key, inner in value.items()}
             case list():
                 return [self.mask_json(tenant, inner) for inner in value]
+            case int() | float() if (masked := self.mask(tenant, str(value))) != str(value):
+                return masked
             case _:
                 return value
 
@@ -126,44 +133,25 @@ class _Seen:
     """
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._values: set[str] = set()
+        self._forms: list[tuple[Form, str, re.Pattern[str]]] = []
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, name: str, value: str) -> None:
-        if value in self._names:
+        if value in self._values:
             return
-        for form in _forms(value):
-            self._names.setdefault(form, name)
-        longest_first = sorted(self._names, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        self._values.add(value)
+        self._forms += [(form, name, re.compile(pattern_of(form))) for form in forms_of(value)]
+        self._forms.sort(key=lambda one: len(one[0]), reverse=True)
+        self._pattern = re.compile("|".join(pattern.pattern for _, _, pattern in self._forms))
 
     def mask(self, text: str) -> str:
         """Replace in one pass, so that no mask is masked again."""
-        return self._pattern.sub(lambda found: f"***{self._names[found[0]]}***", text) if self._pattern else text
+        return self._pattern.sub(lambda found: f"***{self._name(found[0])}***", text) if self._pattern else text
+
+    def _name(self, found: str) -> str:
+        return next(name for _, name, pattern in self._forms if pattern.fullmatch(found))
 
     def without_beginning(self, text: str) -> str:
-        longest = max((_shared(text, form) for form in self._names), default=0)
+        longest = max((begun_at_end(form, text) for form, _, _ in self._forms), default=0)
         return text[: len(text) - longest]
-
-
-def _shared(text: str, form: str) -> int:
-    """How many characters at the text's end are the form's beginning."""
-    most = min(len(text), len(form) - 1)
-    return next((length for length in range(most, 0, -1) if text.endswith(form[:length])), 0)
-
-
-def _forms(value: str) -> set[str]:
-    """How a value may stand in an output: plain, in JSON, in a URL, in base64."""
-    raw = value.encode()
-    return {
-        value,
-        json.dumps(value)[1:-1],
-        json.dumps(value, ensure_ascii=False)[1:-1],
-        quote(value, safe=""),
-        quote(value),
-        quote_plus(value),
-        base64.b64encode(raw).decode(),
-        base64.b64encode(raw).decode().rstrip("="),
-        base64.urlsafe_b64encode(raw).decode(),
-        base64.urlsafe_b64encode(raw).decode().rstrip("="),
-    }

@@ -22,6 +22,7 @@ RATE_LIMIT_RETRIES = 2
 MAX_WAIT_S = 5  # a longer wait is the runbook's to decide: the step ends as failed for the moment
 MARKED = "infrasage_runbooks"
 Blocks = list[dict[str, Any]]
+MAX_TEXT = 40_000  # characters of one message; Slack cuts off what is longer
 TEMPORARY_CODES = frozenset({"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable"})
 
 

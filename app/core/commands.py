@@ -25,6 +25,7 @@ class StepCommand(Frozen):
     simulated: outputs of earlier steps do not exist yet (a dry run). revoked: it was cancelled before it was known
     to have started; whoever has not begun it answers that it never will. secrets_needed: by name, those of all steps
     while nothing has been done yet, so that a missing one stops the execution before its first side effect.
+    secrets_named: those of all steps always, because what one step sent may come back in the answer to any other.
     begun: the plan that an earlier attempt began to apply, so that this one can go on with it instead of taking what
     that one left for how it was before; None on a first attempt.
     """
@@ -44,6 +45,7 @@ class StepCommand(Frozen):
     simulated: bool = False
     revoked: bool = False
     secrets_needed: tuple[str, ...] = ()
+    secrets_named: tuple[str, ...] = ()
     begun: Prepared | None = None
 
     @property

@@ -8,6 +8,7 @@ RunbooksError
 │   └── RecordRefused         a record on one of our own topics that cannot be read
 ├── ConditionError            a condition that does not compile, or gave no boolean
 ├── TemplateError             a template that does not compile or cannot be rendered
+│   └── NotKnownYet           what it gives depends on a value that only the real run will know
 └── ActionError               what clients raise; two words decide the retry
     ├── PermanentError        trying again cannot help
     ├── TemporaryError        trying again may help, after delay_s
@@ -72,6 +73,10 @@ class ConditionError(RunbooksError):
 
 class TemplateError(RunbooksError):
     """A template that does not compile or cannot be rendered."""
+
+
+class NotKnownYet(TemplateError):
+    """What a template gives depends on a value that only the real run will know."""
 
 
 class ActionError(RunbooksError):

@@ -26,3 +26,8 @@ def command_id(execution_id: str, run: int, step: int, phase: str, attempt: int)
     another run, and its commands must not be taken for the first run's.
     """
     return f"{execution_id}/{run}/{step}/{phase}/{attempt}"
+
+
+def first_attempt(command: str) -> str:
+    """The id of the same command's first attempt: what all attempts have in common."""
+    return command.rpartition("/")[0] + "/1"

@@ -256,6 +256,7 @@ def _step_command(execution: Execution, index: int, step: StepState) -> StepComm
         simulated=execution.request.dry_run,
         revoked=execution.cancel_by is not None,
         secrets_needed=_secrets_needed(execution, index),
+        secrets_named=_secret_names(execution, 0),
         begun=step.begun,
     )
 
@@ -265,7 +266,12 @@ def _secrets_needed(execution: Execution, index: int) -> tuple[str, ...]:
     applied = any(step.started_at is not None for step in execution.steps)
     if applied or execution.request.dry_run:
         return ()
-    names = (name for step in execution.runbook.steps[index:] for name in step.secret_names())
+    return _secret_names(execution, index)
+
+
+def _secret_names(execution: Execution, first: int) -> tuple[str, ...]:
+    """Those that the steps from the first on name, each once."""
+    names = (name for step in execution.runbook.steps[first:] for name in step.secret_names())
     return tuple(dict.fromkeys(names))
 
 
@@ -284,6 +290,7 @@ def _rollback_command(execution: Execution, place: Place) -> StepCommand:
         step=back.inverse.step,
         variables=variables_of(execution),
         expected=back.inverse.expected,
+        secrets_named=_secret_names(execution, 0),
         begun=back.begun,
     )
 

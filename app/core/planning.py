@@ -1,12 +1,16 @@
 """What a step will do, known before it does it: the prepared plan and what it leaves behind."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue
 
-from app.core.model import Frozen, JsonObject, digest
+from app.core.model import Frozen, JsonObject, canonical, digest
 
 OUTPUT_LIMIT = 64 * 1024  # bytes of captured output, design §7
+OUTPUTS_LIMIT = 1024 * 1024  # of all outputs of one execution: they travel in every command, and in its state
+OUTPUT_ALWAYS = 2 * 1024  # what a step may give back however much the ones before it did
+PLAN_LIMIT = 64 * 1024  # bytes of one plan as JSON
 
 OutcomeName = Literal["succeeded", "failed", "unknown"]
 
@@ -44,6 +48,21 @@ class Prepared(Frozen):
         return plan.model_copy(update={"digest": digest(plan.model_dump(mode="json", exclude={"digest"}))})
 
 
+def fitted(value: JsonValue, limit: int) -> tuple[JsonValue, bool]:
+    """The value if its JSON has at most ``limit`` bytes, else the beginning of it as text; and whether it was cut."""
+    if size_of(value) <= limit:
+        return value, False
+    text = value if isinstance(value, str) else canonical(value)
+    while (size := size_of(text)) > limit:
+        text = text[: len(text) * limit // (size + 1)]
+    return text, True
+
+
+def size_of(value: JsonValue | Mapping[str, JsonValue]) -> int:
+    """How many bytes the value has as JSON."""
+    return len(canonical(value).encode())
+
+
 class ActionFailure(Frozen):
     """Why a step did not succeed.
 
@@ -65,3 +84,8 @@ class Outcome(Frozen):
     output: JsonValue = None
     error: ActionFailure | None = None
     truncated: bool = False
+
+    def within(self, limit: int) -> Self:
+        """The outcome with an output of at most ``limit`` bytes."""
+        output, cut = fitted(self.output, limit)
+        return self.model_copy(update={"output": output, "truncated": True}) if cut else self

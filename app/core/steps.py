@@ -196,6 +196,7 @@ class HttpStep(StepFields):
     """
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"url", "headers", "body", "form"})
+    keeps_time: ClassVar[bool] = True  # only the client knows whether the request had left when the time was over
 
     type: Literal["http"]
     method: Literal["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"] = "GET"

@@ -4,7 +4,7 @@
 runbook's author wrote can name one: what an expression gives is made plain first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ from jinja2.lexer import TOKEN_DATA, Token, TokenStream
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import JsonValue
 
-from app.core.errors import TemplateError
+from app.core.errors import NotKnownYet, TemplateError
 from app.core.secret_references import as_plain, as_written
 
 WORD_BEGINS, WORD_ENDS = "\x02", "\x03"
@@ -27,7 +27,7 @@ UNKNOWN_END = ": known after it runs>>"
 
 
 class _Bounded(ImmutableSandboxedEnvironment):
-    """A sandbox in which no operator makes a huge value out of small ones."""
+    """A sandbox in which no operator makes a huge value out of small ones, and an object's own keys come first."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -43,9 +43,20 @@ class _Bounded(ImmutableSandboxedEnvironment):
             raise SecurityError(f"the exponent is over {MAX_EXPONENT}")
         return super().call_binop(context, operator, left, right)
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """``body.items`` is the JSON field of that name where there is one, not the method."""
+        return obj[attribute] if isinstance(obj, dict) and attribute in obj else super().getattr(obj, attribute)
+
+
+def _not_known(unknown: "Unknown", *_: object) -> Any:
+    raise NotKnownYet(f"{unknown} decides")
+
 
 class Unknown:
-    """A value that only the real run will know; a dry run shows it by its path."""
+    """A value that only the real run will know; a dry run shows it by its path.
+
+    What would have to look into it raises NotKnownYet: to loop over it, to compare or to count it.
+    """
 
     def __init__(self, path: str) -> None:
         """Remember the path, as ``steps[0].output``."""
@@ -63,6 +74,10 @@ class Unknown:
         return f"<<{self._path}{UNKNOWN_END}"
 
     __html__ = __str__
+    __iter__ = __bool__ = __len__ = __contains__ = __int__ = __float__ = __index__ = _not_known
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __hash__ = _not_known
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _not_known
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __pos__ = __call__ = _not_known
 
 
 class _References(Extension):
@@ -76,21 +91,44 @@ class _References(Extension):
 
 def _made_plain(value: Any) -> Any:
     """An expression's value, as a text that names no secret."""
-    return value if isinstance(value, Undefined) else as_plain(str(value))
+    return value if isinstance(value, Undefined) else as_plain(_said(value))
+
+
+def _plain(value: Any) -> Any:
+    """An expression's value, as a text."""
+    return value if isinstance(value, Undefined) else _said(value)
+
+
+def _said(value: Any) -> str:
+    if callable(value) and not isinstance(value, Unknown):
+        raise SecurityError("the expression gives a method, not a value")
+    return str(value)
+
+
+def _json_of(value: object) -> Any:
+    """What the filter ``tojson`` makes of a value that is no JSON."""
+    if isinstance(value, Unknown):
+        return _not_known(value)
+    if isinstance(value, Undefined):
+        return str(value)  # which raises that it is undefined
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _marked(value: Any) -> Any:
     """An expression's value between marks, without any of its own."""
     if isinstance(value, Undefined):
         return value
-    return WORD_BEGINS + str(value).replace(WORD_BEGINS, "").replace(WORD_ENDS, "") + WORD_ENDS
+    return WORD_BEGINS + _said(value).replace(WORD_BEGINS, "").replace(WORD_ENDS, "") + WORD_ENDS
 
 
-def _environment(**options: Any) -> _Bounded:
-    environment = _Bounded(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, **options)
-    for name in ("pprint", "xmlattr", "urlize"):
+def _environment(finalize: Callable[[Any], Any], **options: Any) -> _Bounded:
+    environment = _Bounded(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=finalize, **options
+    )
+    for name in ("pprint", "xmlattr", "urlize", "random"):  # random: the same step must give the same plan
         environment.filters.pop(name)
     environment.filters["center"] = environment.filters["indent"] = _unavailable
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _json_of}
     environment.globals.clear()
     return environment
 
@@ -99,9 +137,9 @@ def _unavailable(*_: object) -> str:
     raise SecurityError("this filter is not available")
 
 
-_PLAIN = _environment()
-_WITH_SECRETS = _environment(extensions=[_References], finalize=_made_plain)
-_IN_PIECES = _environment(finalize=_marked)
+_PLAIN = _environment(_plain)
+_WITH_SECRETS = _environment(_made_plain, extensions=[_References])
+_IN_PIECES = _environment(_marked)
 
 
 def is_template(text: str) -> bool:

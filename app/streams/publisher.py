@@ -15,6 +15,7 @@ from app.core.errors import TemporaryError
 from app.streams.connection import KafkaConnection
 
 DELIVERY_TIMEOUT_MS = 60_000
+MAX_RECORD_BYTES = 10 * 1024 * 1024  # as max_record_bytes in topics.yaml
 Delivery = asyncio.Future[RecordMetadata]
 
 
@@ -30,7 +31,7 @@ class Publisher:
             enable_idempotence=True,
             request_timeout_ms=DELIVERY_TIMEOUT_MS,
             max_batch_size=256 * 1024,
-            max_request_size=4 * 1024 * 1024,
+            max_request_size=MAX_RECORD_BYTES,
         )
 
     async def start(self) -> None:

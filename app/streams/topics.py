@@ -61,15 +61,15 @@ def changelog_name(group_id: str, table: str) -> str:
 
 def _specs(declared: dict[str, Any], group_id: str) -> Iterator[TopicSpec]:
     shared, replication = int(declared["shared_partitions"]), int(declared["replication"])
+    size = {"max.message.bytes": str(int(declared["max_record_bytes"]))}
     for name, topic in declared["topics"].items():
         partitions = shared if topic["partitions"] == "shared" else int(topic["partitions"])
         days = topic["retention_days"]
         retention_ms = "-1" if days == "forever" else str(int(days) * DAY_MS)
-        yield TopicSpec(
-            name, partitions, replication, {"cleanup.policy": topic["cleanup"], "retention.ms": retention_ms}
-        )
+        config = {"cleanup.policy": topic["cleanup"], "retention.ms": retention_ms, **size}
+        yield TopicSpec(name, partitions, replication, config)
     for table in declared["tables"]:
-        yield TopicSpec(changelog_name(group_id, table), shared, replication, {"cleanup.policy": "compact"})
+        yield TopicSpec(changelog_name(group_id, table), shared, replication, {"cleanup.policy": "compact", **size})
 
 
 async def missing_and_wrong(

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -90,6 +91,13 @@ async def test_an_incident_is_made_once_however_often_its_command_is_applied(sce
     assert list(stand_ins.incidents) == [scene.command_id]
 
 
+async def test_every_attempt_at_a_step_sends_the_same_key(scene, stand_ins):
+    again = replace(scene, command_id="execution/7/2/apply/2")
+    other = replace(scene, command_id="execution/7/3/apply/1")
+    outcomes = [await applied(INCIDENT, one) for one in (scene, again, other)]
+    assert [one.output["body"]["incident"]["id"] for one in outcomes] == ["Q1", "Q1", "Q2"]
+
+
 @pytest.mark.parametrize("name", ["Idempotency-Key", "idempotency-key"])
 async def test_a_key_that_the_step_gives_is_the_one_that_is_sent(scene, answering, name):
     url, seen = await answering(lambda _request: web.Response())
@@ -137,6 +145,15 @@ async def test_what_is_no_success_failed_and_keeps_its_body(
     assert outcome.output["body"] == {"why": "so"}
     assert outcome.error.message == f"the server answered {status}: not a success"
     assert (outcome.error.temporary, outcome.error.delay_s) == (temporary, delay_s)
+
+
+@pytest.mark.parametrize("status", [502, 504, 520, 524])
+async def test_a_gateway_without_an_answer_leaves_it_unknown(scene, answering, status):
+    url, _ = await answering(lambda _request: web.json_response({"why": "so"}, status=status))
+    outcome = await applied(step(url=url), scene)
+    assert (outcome.outcome, outcome.output["body"]) == ("unknown", {"why": "so"})
+    assert outcome.error.message == f"a gateway answered {status}: it has no answer from the server behind it"
+    assert (await applied(step(url=url, expected_status=[status]), scene)).outcome == "succeeded"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304])

@@ -5,14 +5,16 @@ import pytest
 from app.actions.http import HttpAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.registry import ACTIONS, action_for
+from app.actions.shell import ShellAction
 from app.actions.slack import SlackAction
-from app.core.steps import HttpStep, KubernetesScale, SlackStep, Step
+from app.core.steps import HttpStep, KubernetesScale, ShellStep, SlackStep, Step
 
 
 @pytest.mark.parametrize(
     ("step", "kind"),
     [
         (HttpStep(type="http", url="https://example.com"), HttpAction),
+        (ShellStep(type="shell", host="a", command="b"), ShellAction),
         (SlackStep(type="slack", channel="#a", message="b"), SlackAction),
         (KubernetesScale(type="kubernetes", action="scale", namespace="a", deployment="b", replicas=1), ScaleAction),
     ],

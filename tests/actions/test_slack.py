@@ -70,6 +70,12 @@ async def test_what_came_with_the_event_mentions_nobody_and_names_no_secret(scen
     assert stand_ins.messages[0]["text"] == "&lt;!channel&gt; &amp; $PAGERDUTY_API_TOKEN"
 
 
+async def test_a_message_that_slack_would_cut_off_is_found_out_when_planning(scene):
+    assert (await ACTION.prepare(step("&" * 8_000), scene)).params["message"] == "&" * 8_000
+    with pytest.raises(PermanentError, match="has 40005 characters once it is escaped, and Slack takes 40000"):
+        await ACTION.prepare(step("&" * 8_001), scene)
+
+
 async def test_slack_that_is_off_is_found_out_when_planning(with_client):
     with pytest.raises(PermanentError, match="RUNBOOKS_SLACK__BOT_TOKEN"):
         await ACTION.prepare(step("hello"), with_client(slack=SlackClient(None)))

@@ -1,7 +1,10 @@
+import asyncio
 import datetime as dt
 import gzip
 import json
 import ssl
+import tracemalloc
+import zlib
 
 import pytest
 from aiohttp import web
@@ -10,8 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.clients.http import MAX_DELAY_S, HttpClient, retry_after_s
-from app.clients.network import NetworkPolicy
-from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
+from app.clients.network import NetworkPolicy, trust_in
+from app.core.errors import ConfigurationError, OutcomeUnknown, PermanentError, TemporaryError
 from app.core.planning import OUTPUT_LIMIT, Outcome
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -156,12 +159,22 @@ async def test_exactly_the_limit_is_not_cut(ask, serve):
     assert (len(answer.body), answer.truncated) == (OUTPUT_LIMIT, False)
 
 
-async def test_a_small_answer_that_unpacks_to_a_huge_one_is_cut(ask, serve):
-    async def handler(_request):
-        return web.Response(body=gzip.compress(b"0" * 50_000_000), headers={"Content-Encoding": "gzip"})
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_small_answer_that_unpacks_to_a_huge_one_is_cut_and_never_unpacked_whole(ask, serve, coding):
+    packed = (gzip.compress if coding == "gzip" else zlib.compress)(b"0" * 200_000_000)
 
-    answer = await ask(await serve(handler))
+    async def handler(_request):
+        return web.Response(body=packed, headers={"Content-Encoding": coding})
+
+    url = await serve(handler)
+    tracemalloc.start()
+    try:
+        answer = await ask(url)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert (len(answer.body), answer.truncated) == (OUTPUT_LIMIT, True)
+    assert most < 10_000_000
 
 
 async def test_a_character_that_the_cut_broke_is_dropped(ask, serve):
@@ -186,6 +199,76 @@ async def test_no_connection_in_time_was_never_sent(ask, hanging):
     assert hanging.seen == []
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+    ],
+)
+async def test_an_answer_that_stops_in_the_middle_is_unknown(ask, raw, begun):
+    async def stop(_reader, writer):
+        writer.write(begun)
+        await server.released.wait()
+
+    async with raw(stop) as server:
+        with pytest.raises(OutcomeUnknown, match=r"no answer within 0\.2 s"):
+            await ask(server.url, "POST", timeout_s=0.2)
+        server.released.set()
+
+
+async def test_an_answer_that_drips_gets_no_more_time_for_every_drop(ask, raw):
+    dripped = 0
+
+    async def drip(_reader, writer):
+        nonlocal dripped
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while not writer.transport.is_closing():
+            writer.write(b"x")
+            await writer.drain()
+            dripped += 1
+            await asyncio.sleep(0.02)
+
+    async with raw(drip) as server:
+        with pytest.raises(OutcomeUnknown, match=r"no answer within 0\.3 s"):
+            await ask(server.url, "POST", timeout_s=0.3)
+    assert 0 < dripped < 1000
+
+
+async def test_a_name_that_nobody_knows_was_never_asked(ask):
+    with pytest.raises(TemporaryError, match="not connected"):
+        await ask("http://nobody.invalid/", "POST")
+
+
+async def test_a_redirect_to_where_credentials_lie_is_an_answer_and_nothing_more(ask, serve):
+    where = "http://169.254.169.254/latest/meta-data/"
+
+    async def handler(_request):
+        return web.Response(status=302, headers={"Location": where})
+
+    answer = await ask(await serve(handler))
+    assert (answer.status, answer.headers["Location"], answer.body) == (302, where, None)
+
+
+async def test_a_reset_before_the_request_was_read_is_unknown_too_because_it_may_have_been(ask, unused_tcp_port):
+    def refuse(_reader, writer):
+        writer.transport.abort()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", unused_tcp_port)
+    with pytest.raises(OutcomeUnknown, match="broke before the whole answer"):
+        await ask(f"http://127.0.0.1:{unused_tcp_port}/", "POST", body="x" * 1_000_000)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_the_message_about_a_broken_answer_leaves_the_url_out(ask, raw, scripts):
+    async with raw(scripts["answer"](b"nonsense\r\n\r\n")) as server:
+        with pytest.raises(OutcomeUnknown) as caught:
+            await ask(server.url + "/?token=a+b/c", "POST")
+    assert "token" not in str(caught.value)
+
+
 async def test_a_reset_after_sending_is_unknown(ask, raw, scripts):
     async with raw(scripts["reset"]) as server:
         with pytest.raises(OutcomeUnknown, match="broke before the whole answer"):
@@ -202,6 +285,10 @@ async def test_a_reset_after_sending_is_unknown(ask, raw, scripts):
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"HTTP/1.1 \xff\xff nonsense\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: a\r\n" % number for number in range(100_000)) + b"\r\n",
+        b"HTTP/1.1 99999 Huge\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloTOOLONG\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nnogz!",
     ],
 )
@@ -247,10 +334,11 @@ async def test_a_header_that_cannot_be_is_never_sent(ask, raw, scripts, headers)
 
 
 def self_signed(folder):
-    """The context of a server that nobody knows."""
+    """The context of a server that nobody knows; its certificate is in ``server.pem``."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
     builder = builder.serial_number(1).not_valid_before(NOW).not_valid_after(NOW + dt.timedelta(days=36500))
     certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     encoding, shape = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -262,12 +350,37 @@ def self_signed(folder):
     return context
 
 
-async def test_a_certificate_that_does_not_hold_is_refused(ask, aiohttp_server, tmp_path):
+@pytest.fixture
+async def private(aiohttp_server, tmp_path):
+    """A server with a certificate that only ``server.pem`` vouches for."""
     application = web.Application()
     application.router.add_get("/", _echo)
-    server = await aiohttp_server(application, ssl=self_signed(tmp_path))
+    return await aiohttp_server(application, ssl=self_signed(tmp_path))
+
+
+async def test_a_certificate_that_does_not_hold_is_refused(ask, private):
     with pytest.raises(PermanentError, match="certificate does not hold"):
-        await ask(f"https://localhost:{server.port}/")
+        await ask(f"https://localhost:{private.port}/")
+
+
+async def test_a_private_authority_is_trusted_for_its_own_names_only(private, tmp_path):
+    client = HttpClient(NetworkPolicy(allow_loopback=True), trust=trust_in(tmp_path / "server.pem"))
+    try:
+        answer = await client.request("GET", f"https://localhost:{private.port}/", headers={}, timeout_s=5)
+        assert answer.status == 200
+        with pytest.raises(PermanentError, match=r"certificate does not hold: .*127\.0\.0\.1"):
+            await client.request("GET", f"https://127.0.0.1:{private.port}/", headers={}, timeout_s=5)
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_file_without_authorities_names_the_setting(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"RUNBOOKS_NETWORK__CA_FILE: .*ca\.pem holds no PEM"):
+        trust_in(path)
 
 
 async def test_a_server_without_tls_was_not_reached(ask, serve):

@@ -1,4 +1,5 @@
 import base64
+import html
 import json
 import os
 from urllib.parse import quote
@@ -115,6 +116,13 @@ def test_the_tenants_folder_wins_over_the_environment(folder):
         quote(VALUE, safe=""),
         quote(VALUE),
         quote(VALUE).replace("%20", "+").replace("/", "%2F"),
+        quote(VALUE, safe="/+").lower(),
+        VALUE.replace(" ", "%20").replace('"', "%22").replace("ö", "%C3%B6"),
+        json.dumps(json.dumps(VALUE))[3:-3],
+        json.dumps(VALUE)[1:-1].replace("/", "\\/").replace("\\u00f6", "\\u00F6"),
+        html.escape(VALUE),
+        repr(VALUE.encode())[2:-1],
+        VALUE.encode().decode("latin-1"),
         base64.b64encode(VALUE.encode()).decode(),
         base64.urlsafe_b64encode(VALUE.encode()).decode().rstrip("="),
     ],
@@ -124,6 +132,36 @@ def test_every_form_of_a_value_is_masked(secrets, form):
     secrets.resolve("acme", "$TOKEN")
     masked = secrets.mask("acme", f"before {form} after")
     assert masked in {"before ***TOKEN*** after", "before ***TOKEN***= after", "before ***TOKEN***== after"}
+
+
+@pytest.mark.parametrize("user", ["", "u:", "us:", "user:"])
+def test_a_value_inside_of_base64_is_masked_wherever_it_begins(secrets, user):
+    secrets.resolve("acme", "$TOKEN_2")
+    text = base64.b64encode(f"{user}second-value:and more".encode()).decode()
+    masked = secrets.mask("acme", f"Basic {text}")
+    assert "***TOKEN_2***" in masked
+    left = masked.removeprefix("Basic ").split("***TOKEN_2***")
+    assert sum(map(len, left)) <= len(base64.b64encode(f"{user}:and more".encode())) + 4
+
+
+def test_the_lines_of_a_value_are_masked_one_by_one_and_without_the_blanks_around_them(folder):
+    (folder / "acme" / "KEY").write_text("-----BEGIN KEY-----\n  c2VjcmV0IGtleQ  \nab\n\n")
+    secrets = Secrets(folder)
+    secrets.resolve("acme", "$KEY")
+    assert secrets.mask("acme", "line 2 is c2VjcmV0IGtleQ, line 3 is ab") == "line 2 is ***KEY***, line 3 is ab"
+
+
+def test_a_value_that_comes_back_as_a_number_is_masked(folder):
+    (folder / "acme" / "PIN").write_text("90210")
+    secrets = Secrets(folder)
+    secrets.resolve("acme", "$PIN")
+    found = secrets.mask_json("acme", {"pin": 90210, "price": 902101.5, "n": 7, "yes": True})
+    assert found == {"pin": "***PIN***", "price": "***PIN***1.5", "n": 7, "yes": True}
+
+
+def test_what_another_worker_sent_is_remembered_and_what_is_missing_is_no_error(secrets):
+    secrets.remember("acme", ["MISSING", "TOKEN_2"])
+    assert secrets.mask("acme", "second-value") == "***TOKEN_2***"
 
 
 def test_keys_and_values_inside_json_are_masked(secrets):
@@ -152,6 +190,8 @@ def test_the_beginning_of_a_value_at_a_cut_is_dropped(secrets):
     secrets.resolve("acme", "$TOKEN_2")
     assert secrets.mask_cut("acme", "second-value then second-val") == "***TOKEN_2*** then "
     assert secrets.mask_cut("acme", "nothing of it") == "nothing of it"
+    secrets.resolve("acme", "$TOKEN")
+    assert secrets.mask_cut("acme", "then p%2fss+%22w%C3") == "then "
     assert secrets.mask_cut("other", "second-val") == "second-val"
 
 

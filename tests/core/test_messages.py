@@ -10,7 +10,7 @@ from app.core.commands import read_command, write_command
 from app.core.decisions import ApprovalDecision, read_decision, why_not_signed
 from app.core.errors import Problem, RecordRefused, TemporaryError
 from app.core.events import read_event, write_event
-from app.core.ids import execution_id_for_anomaly, execution_id_for_key
+from app.core.ids import command_id, execution_id_for_anomaly, execution_id_for_key, first_attempt
 from app.core.planning import Prepared
 from app.core.rollback import derive_rollback, rollback_status
 from app.core.scheduling import schedule
@@ -127,3 +127,8 @@ def test_problems_and_delays_say_what_they_know():
     assert str(Problem("a.b", "broken", "c")) == "a.b: broken (did you mean 'c'?)"
     assert TemporaryError("busy", 3.0).delay_s == 3.0
     assert plan().manual_reason
+
+
+def test_all_attempts_at_a_step_have_their_first_one_in_common():
+    ids = [command_id("e", 7, 2, "apply", attempt) for attempt in (1, 2, 13)]
+    assert {first_attempt(one) for one in ids} == {ids[0]}

@@ -1,7 +1,7 @@
 """A reference to a secret is what a runbook's author wrote, and nothing that came with an event."""
 
 import pytest
-from building import http, slack, story
+from building import http, scale, slack, story
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +54,11 @@ def test_all_secrets_are_asked_for_before_anything_is_done():
 
 def test_a_dry_run_asks_for_them_step_by_step():
     assert decide(story(http(headers={"A": "$ONE"}), dry_run=True).state)[0].secrets_needed == ()
+
+
+def test_every_command_names_the_secrets_of_all_steps_so_that_they_are_masked():
+    told = story(http(headers={"A": "$ONE"}), scale(), http(url="https://$TWO/"), rollback_on_failure=True)
+    assert decide(told.state)[0].secrets_named == ("ONE", "TWO")
+    assert decide(told.does().state)[0].secrets_named == ("ONE", "TWO")
+    told.does(inverse=True).does("failed", "no")
+    assert (told.command.phase, told.command.secrets_named) == ("rollback", ("ONE", "TWO"))

@@ -18,6 +18,7 @@ from app.clients.kubernetes import KubernetesClient
 from app.clients.network import NetworkPolicy
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
+from app.clients.ssh import SshClient
 from app.core.commands import write_command
 from app.core.errors import TemporaryError
 from app.streams.executing import LEDGER_KEPT, Ledger, StepExecutor
@@ -78,7 +79,11 @@ class Bench:
 
     def worker(self, incarnation):
         clients = Clients(
-            HttpClient(NetworkPolicy(allow_loopback=True)), SlackClient(None), KubernetesClient(), Secrets()
+            HttpClient(NetworkPolicy(allow_loopback=True)),
+            SlackClient(None),
+            KubernetesClient(),
+            Secrets(),
+            SshClient(),
         )
         self.opened.append(clients)
         runner = Runner(clients, incarnation, 0.2, 60.0, lambda: self.now, lambda: self.monotonic)

@@ -6,6 +6,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.core.errors import ConfigurationError
 from app.streams.connection import KafkaConnection
+from app.streams.publisher import MAX_RECORD_BYTES
 from app.streams.topics import ensure_topics, read_topics
 
 SPECS = read_topics(Path("topics.yaml"), "g")
@@ -29,6 +30,7 @@ async def test_missing_topics_are_created_as_declared(connection):
     await admin.close()
     config = {entry[0]: entry[1] for response in described for entry in response.resources[0][4]}
     assert (config["retention.ms"], config["cleanup.policy"]) == ("-1", "delete")
+    assert config["max.message.bytes"] == str(MAX_RECORD_BYTES)
 
 
 async def test_a_topic_that_differs_is_one_clear_sentence(connection, tmp_path):
