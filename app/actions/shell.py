@@ -80,7 +80,7 @@ def _visible(text: str) -> str:
 
 
 def _output(ran: Ran, scene: Scene) -> tuple[JsonValue, bool]:
-    """What is kept, within the scene's room, and whether something was dropped; each stream has half if both need it."""
+    """What is kept, within the scene's room, and whether some was dropped; each stream has half if both need it."""
     kept: dict[str, JsonValue] = {"exit_status": ran.exit_status, "signal": ran.signal, "stdout": "", "stderr": ""}
     room = max(0, scene.room - size_of(kept))
     out, err = _masked(scene, ran.stdout), _masked(scene, ran.stderr)
