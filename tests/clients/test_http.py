@@ -14,8 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.clients.http import MAX_DELAY_S, HttpClient, retry_after_s
 from app.clients.network import NetworkPolicy, trust_in
+from app.clients.secrets import Secrets
 from app.core.errors import ConfigurationError, OutcomeUnknown, PermanentError, TemporaryError
 from app.core.planning import OUTPUT_LIMIT, Outcome
+from app.main import clients_of
+from app.settings import NetworkSettings, Settings
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -364,7 +367,8 @@ async def test_a_certificate_that_does_not_hold_is_refused(ask, private):
 
 
 async def test_a_private_authority_is_trusted_for_its_own_names_only(private, tmp_path):
-    client = HttpClient(NetworkPolicy(allow_loopback=True), trust=trust_in(tmp_path / "server.pem"))
+    network = NetworkSettings(allow_loopback=True, ca_file=tmp_path / "server.pem")
+    client = clients_of(Settings(network=network), Secrets()).http
     try:
         answer = await client.request("GET", f"https://localhost:{private.port}/", headers={}, timeout_s=5)
         assert answer.status == 200
