@@ -185,7 +185,7 @@ def _deployment(request: web.Request) -> str:
 
 def _metadata(request: web.Request) -> dict[str, str]:
     version = str(request.app[STATE].version)
-    return {**request.match_info, "resourceVersion": version}
+    return {**request.match_info, "uid": f"{LABEL}-{_deployment(request)}", "resourceVersion": version}
 
 
 def _scale(request: web.Request, count: int) -> web.Response:
