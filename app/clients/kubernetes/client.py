@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.clients.kubernetes.connection import Connection
+from app.clients.kubernetes.deployments import Deployment, Deployments, ReplicaSet
 from app.clients.kubernetes.rights import Right, Rights
 from app.clients.kubernetes.scales import Scale, Scales
 
@@ -26,6 +27,7 @@ class KubernetesClient:
             kubeconfig=kubeconfig, context=context, in_cluster=in_cluster, timeout_s=timeout_s
         )
         self._rights = Rights(self._connection, monotonic)
+        self._deployments = Deployments(self._connection)
         self._scales = Scales(self._connection)
 
     async def close(self) -> None:
@@ -47,3 +49,15 @@ class KubernetesClient:
         return await self._scales.set(
             namespace, deployment, replicas=replicas, expected_replicas=expected_replicas, dry_run=dry_run
         )
+
+    async def read_deployment(self, namespace: str, deployment: str) -> Deployment:
+        """A deployment; raises as Deployments.read."""
+        return await self._deployments.read(namespace, deployment)
+
+    async def read_replica_sets(self, deployment: Deployment) -> tuple[ReplicaSet, ...]:
+        """A deployment's revisions, the newest first; raises as Deployments.replica_sets."""
+        return await self._deployments.replica_sets(deployment)
+
+    async def go_back(self, found: Deployment, to: ReplicaSet, *, dry_run: bool = False) -> Deployment:
+        """Give a deployment the template of one of its revisions; raises as Deployments.go_back."""
+        return await self._deployments.go_back(found, to, dry_run=dry_run)
