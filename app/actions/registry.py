@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from app.actions.http import HttpAction
+from app.actions.kubernetes_rollout_undo import RolloutUndoAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.scene import Scene
 from app.actions.slack import SlackAction
 from app.core.planning import Outcome, Prepared
-from app.core.steps import HttpStep, KubernetesScale, SlackStep, Step
+from app.core.steps import HttpStep, KubernetesRolloutUndo, KubernetesScale, SlackStep, Step
 
 
 class Action(Protocol):
@@ -23,6 +24,7 @@ class Action(Protocol):
 
 ACTIONS: Mapping[type[Step], Action] = {
     HttpStep: HttpAction(),
+    KubernetesRolloutUndo: RolloutUndoAction(),
     KubernetesScale: ScaleAction(),
     SlackStep: SlackAction(),
 }
