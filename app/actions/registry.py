@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from app.actions.http import HttpAction
+from app.actions.kubernetes_rollout_undo import RolloutUndoAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.scene import Scene
 from app.actions.shell import ShellAction
 from app.actions.slack import SlackAction
 from app.core.planning import Outcome, Prepared
-from app.core.steps import HttpStep, KubernetesScale, ShellStep, SlackStep, Step
+from app.core.steps import HttpStep, KubernetesRolloutUndo, KubernetesScale, ShellStep, SlackStep, Step
 
 
 class Action(Protocol):
@@ -24,6 +25,7 @@ class Action(Protocol):
 
 ACTIONS: Mapping[type[Step], Action] = {
     HttpStep: HttpAction(),
+    KubernetesRolloutUndo: RolloutUndoAction(),
     KubernetesScale: ScaleAction(),
     ShellStep: ShellAction(),
     SlackStep: SlackAction(),
