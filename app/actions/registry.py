@@ -4,11 +4,23 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from app.actions.http import HttpAction
+from app.actions.kubernetes_cordon import CordonAction
+from app.actions.kubernetes_drain import DrainAction
+from app.actions.kubernetes_restart import RestartAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.scene import Scene
 from app.actions.slack import SlackAction
 from app.core.planning import Outcome, Prepared
-from app.core.steps import HttpStep, KubernetesScale, SlackStep, Step
+from app.core.steps import (
+    HttpStep,
+    KubernetesCordon,
+    KubernetesDrain,
+    KubernetesRestart,
+    KubernetesScale,
+    KubernetesUncordon,
+    SlackStep,
+    Step,
+)
 
 
 class Action(Protocol):
@@ -23,7 +35,11 @@ class Action(Protocol):
 
 ACTIONS: Mapping[type[Step], Action] = {
     HttpStep: HttpAction(),
+    KubernetesCordon: CordonAction(unschedulable=True),
+    KubernetesDrain: DrainAction(),
+    KubernetesRestart: RestartAction(),
     KubernetesScale: ScaleAction(),
+    KubernetesUncordon: CordonAction(unschedulable=False),
     SlackStep: SlackAction(),
 }
 
