@@ -98,6 +98,8 @@ class Replacing:
             self._asked = None
             raise
         self._asked = None
+        del self._waiting[pod.uid]  # known without another look, which may not come
+        self._wanted += 1
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
         """Look once more, and tell what was replaced and what was not."""
