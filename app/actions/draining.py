@@ -174,9 +174,17 @@ class Draining:
         except TimeoutError:
             self._trouble = "the Kubernetes API does not answer"
         evicted = f"{len(self._pods) - len(self._standing())} of {count(len(self._pods))} are gone"
-        parts = [said, self._trouble, evicted if self._pods else None, self._held_back(), TOLD[self._cordoning.state]]
+        unanswered = sum(one.unanswered for one in self._pods.values())
+        parts = [
+            said,
+            self._trouble,
+            evicted if self._pods else None,
+            self._held_back(),
+            f"nobody knows whether {count(unanswered)} more will go: that was not answered" if unanswered else None,
+            TOLD[self._cordoning.state],
+        ]
         message = "; ".join(part for part in parts if part)
-        unknown = self._cordoning.unanswered or any(one.unanswered for one in self._pods.values())
+        unknown = self._cordoning.unanswered or unanswered > 0
         failure = ActionFailure(message=message[:MAX_MESSAGE], temporary=temporary and not unknown)
         return self._outcome("unknown" if unknown else "failed", failure)
 

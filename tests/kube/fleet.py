@@ -68,7 +68,8 @@ class Fleet:
     async def add_daemons(self, name: str = "agent") -> None:
         """A daemon set, with a pod running on each node."""
         labels = {"app": name}
-        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main", "image": "example/a:1"}]}}
+        pods = {"containers": [{"name": "main", "image": "example/agent:1"}], "tolerations": [{"operator": "Exists"}]}
+        template = {"metadata": {"labels": labels}, "spec": pods}  # nodes without a real kubelet are tainted not-ready
         spec = {"selector": {"matchLabels": labels}, "template": template}
         await client.AppsV1Api(self._api).create_namespaced_daemon_set(
             self.namespace, {"metadata": {"name": name}, "spec": spec}
