@@ -60,8 +60,8 @@ class Evicting:
         return self.why or ("its eviction was not answered" if self.unanswered else "it was not asked to go")
 
     def held(self, why: str, delay_s: float | None, now: float) -> None:
-        """It was refused for the moment."""
-        self.unanswered, self.why, self.not_before = False, why, now + (delay_s or 0.0)
+        """It was refused for the moment, or could not be asked."""
+        self.why, self.not_before = why, now + (delay_s or 0.0)
 
 
 class Draining:
@@ -146,18 +146,21 @@ class Draining:
 
     async def _evict(self, one: Evicting) -> None:
         now = asyncio.get_running_loop().time
-        one.unanswered = True
+        before, one.unanswered = one.unanswered, True
         try:
             answer = await self._client.evict(one.pod, grace_period_s=self._step.grace_period_seconds)
         except OutcomeUnknown as error:
             one.why = str(error)  # the next look tells, and else it is asked again: the uid makes that harmless
-        except TemporaryError as error:
+        except TemporaryError as error:  # it may never have been sent: an earlier one still waits for its answer
+            one.unanswered = before
             one.held(str(error), error.delay_s, now())
         except PermanentError as error:
+            one.unanswered = before
             one.held(str(error), None, now())
             self._refused = error
         else:
             if isinstance(answer, Held):
+                one.unanswered = False
                 one.held(answer.why, answer.delay_s, now())
             else:
                 one.answered(answer)

@@ -7,6 +7,7 @@ from app.actions.http import HttpAction
 from app.actions.kubernetes_cordon import CordonAction
 from app.actions.kubernetes_drain import DrainAction
 from app.actions.kubernetes_restart import RestartAction
+from app.actions.kubernetes_rollout_undo import RolloutUndoAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.scene import Scene
 from app.actions.slack import SlackAction
@@ -16,6 +17,7 @@ from app.core.steps import (
     KubernetesCordon,
     KubernetesDrain,
     KubernetesRestart,
+    KubernetesRolloutUndo,
     KubernetesScale,
     KubernetesUncordon,
     SlackStep,
@@ -38,6 +40,7 @@ ACTIONS: Mapping[type[Step], Action] = {
     KubernetesCordon: CordonAction(unschedulable=True),
     KubernetesDrain: DrainAction(),
     KubernetesRestart: RestartAction(),
+    KubernetesRolloutUndo: RolloutUndoAction(),
     KubernetesScale: ScaleAction(),
     KubernetesUncordon: CordonAction(unschedulable=False),
     SlackStep: SlackAction(),

@@ -91,11 +91,11 @@ class Replacing:
         return min(self._waiting.values(), key=lambda pod: (pod.ready, pod.metadata.name))
 
     async def _delete(self, pod: Pod) -> None:
-        self._asked = pod.uid
+        before, self._asked = self._asked, pod.uid
         try:
             await self._kubernetes.pods.delete(pod)
-        except (PermanentError, TemporaryError):  # it was refused, or never sent
-            self._asked = None
+        except (PermanentError, TemporaryError):  # refused or never sent: an earlier one still waits for its answer
+            self._asked = before
             raise
         self._asked = None
         del self._waiting[pod.uid]  # known without another look, which may not come

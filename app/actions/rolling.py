@@ -68,11 +68,11 @@ class Rolling:
         return found
 
     async def _restart(self, found: Rollout) -> None:
-        self._asked = True
+        before, self._asked = self._asked, True
         try:
             await self._rollouts.restart(found, self._mark)
-        except (PermanentError, TemporaryError):  # it was refused, or never sent
-            self._asked = False
+        except (PermanentError, TemporaryError):  # refused or never sent: an earlier one still waits for its answer
+            self._asked = before
             raise
         self._asked = False
 

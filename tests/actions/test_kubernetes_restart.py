@@ -188,7 +188,7 @@ async def test_a_deployment_made_anew_is_planned_anew_and_not_touched_by_the_old
     await web(1)
     scene, restart = in_cluster(), step(strategy=strategy)
     begun = await ACTION.prepare(restart, scene)
-    await world.remove()
+    await fleet.remove_deployment()
     await web(1)
     before = await fleet.pods("web")
     assert await ACTION.prepare(restart, replace(scene, begun=begun)) != begun

@@ -46,9 +46,9 @@ class Cluster:
     def __init__(self) -> None:
         self._binary = str(find_binary())
         self._dir = Path(tempfile.mkdtemp(prefix="kube-"))
-        self._etcd, self._etcd_peer, self._api, self._controllers = _free_ports(4)
+        self._etcd, self._etcd_peer, self.port, self._controllers = _free_ports(4)
         self._parts: dict[str, subprocess.Popen] = {}
-        self.url = f"https://127.0.0.1:{self._api}"
+        self.url = f"https://127.0.0.1:{self.port}"
         self.kubeconfig = self._dir / "kubeconfig"
 
     def start(self) -> None:
@@ -64,6 +64,8 @@ class Cluster:
         self.start_controllers()
         for document in yaml.safe_load_all(MANIFEST.read_text()):
             self.ask(f"/apis/rbac.authorization.k8s.io/v1/{document['kind'].lower()}s", document)
+        needed = {"verb": "get", "resource": "nodes"}
+        self._wait("kube-apiserver", lambda: self.allows("runbook-engine", needed))
 
     def start_etcd(self) -> None:
         url, peer = f"http://127.0.0.1:{self._etcd}", f"http://127.0.0.1:{self._etcd_peer}"
@@ -86,7 +88,7 @@ class Cluster:
             f"--etcd-servers=http://127.0.0.1:{self._etcd}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
-            f"--secure-port={self._api}",
+            f"--secure-port={self.port}",
             f"--cert-dir={self._dir / 'certificates'}",
             f"--token-auth-file={self._dir / 'users.csv'}",
             "--authorization-mode=RBAC",
@@ -137,17 +139,28 @@ class Cluster:
 
     @contextmanager
     def without_api(self) -> Iterator[None]:
-        """While this holds, nothing listens where the API was."""
+        """While this holds, nothing listens where the API was.
+
+        The controllers go and come with it: they would wait longer each time, up to 30 s, before they look again.
+        """
+        self.kill("kube-controller-manager")
         self.kill()
         try:
             yield
         finally:
             self.start_api()
+            self.start_controllers()
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> str:
         """What the API answers to the admin: to a GET, or to the POST of a body."""
         trusted = ssl.create_default_context(cafile=str(self._certificate))
         return _fetched(self.url + path, trusted, body)
+
+    def allows(self, user: str, attributes: dict[str, str]) -> bool:
+        """Whether a user has a right; one that was given a moment ago may not have arrived yet."""
+        kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+        review = {**kind, "spec": {"user": user, "resourceAttributes": attributes}}
+        return json.loads(self.ask("/apis/authorization.k8s.io/v1/subjectaccessreviews", review))["status"]["allowed"]
 
     @property
     def _certificate(self) -> Path:

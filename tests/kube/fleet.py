@@ -65,6 +65,16 @@ class Fleet:
         """Somebody else deletes a pod, and it goes."""
         await self._core.delete_namespaced_pod(name, self.namespace, grace_period_seconds=0)
 
+    async def remove_deployment(self, name: str = "web") -> None:
+        """Delete a deployment with its pods, and wait until all of it is gone."""
+        apps = client.AppsV1Api(self._api)
+        await apps.delete_namespaced_deployment(name, self.namespace, propagation_policy="Foreground")
+
+        async def gone() -> bool:
+            return not (await apps.list_namespaced_deployment(self.namespace)).items
+
+        await until(gone)
+
     async def add_daemons(self, name: str = "agent") -> None:
         """A daemon set, with a pod running on each node."""
         labels = {"app": name}

@@ -11,6 +11,7 @@ from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 from pydantic import JsonValue, ValidationError
 
+from app import __version__
 from app.clients.kubernetes.answers import Answer
 from app.clients.kubernetes.refusals import translated
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
@@ -123,6 +124,7 @@ class Connection:
             api = client.ApiClient(configuration)
         except (config.ConfigException, yaml.YAMLError, OSError, LookupError, TypeError, ValueError) as error:
             raise PermanentError(f"the Kubernetes configuration cannot be read: {error}") from error
+        api.user_agent = f"infrasage-runbooks/{__version__}"  # the API's audit log and managedFields name us by it
         # a proxy is the kubeconfig's to name, in proxy-url; kubernetes_asyncio offers no setting for this
         api.rest_client.pool_manager._trust_env = False  # noqa: SLF001
         return api
