@@ -49,10 +49,15 @@ async def _by_rollout(step: KubernetesRestart, scene: Scene) -> Prepared:
     """Marked with the step that restarts them, so that this step, however often it is applied, restarts them once."""
     rollout = await scene.clients.kubernetes.rollouts.read(step.namespace, step.deployment)
     _check_running(step, paused=rollout.spec.paused)
-    mark = scene.command_id.rsplit("/", 2)[0]
     does = f"roll out {count(rollout.spec.replicas)} anew" if rollout.spec.replicas else None
     before: JsonObject = {"uid": rollout.metadata.uid, "restarted_at": rollout.restarted_at}
-    return _plan(step, does, before, {"restarted_at": mark})
+    return _plan(step, does, before, {"restarted_at": _mark(scene)})
+
+
+def _mark(scene: Scene) -> str:
+    """The same for every attempt, and for the plan that was approved; another for the step that takes it back."""
+    place, phase, _attempt = scene.command_id.rsplit("/", 2)
+    return f"{place}/rollback" if phase == "rollback" else place
 
 
 def _plan(step: KubernetesRestart, does: str | None, before: JsonObject, after: JsonValue = None) -> Prepared:

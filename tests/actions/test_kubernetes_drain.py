@@ -7,7 +7,8 @@ from waiting import until
 
 from app.actions.kubernetes_cordon import CordonAction
 from app.actions.kubernetes_drain import DrainAction
-from app.core.errors import PermanentError
+from app.clients.kubernetes import Held
+from app.core.errors import PermanentError, TemporaryError
 from app.core.steps import KubernetesDrain, KubernetesUncordon
 
 ACTION = DrainAction()
@@ -287,6 +288,45 @@ async def test_an_api_that_is_lost_in_the_middle_is_told_and_leaves_the_cordon(w
     await fleet.allow("web", 2)
     again = replace(scene, begun=begun)
     assert (await ACTION.apply(step(), await ACTION.prepare(step(), again), again)).outcome == "succeeded"
+
+
+class Told:
+    """Evictions are answered with what a test says, and counted."""
+
+    def __init__(self, inner, answer) -> None:
+        self._inner = inner
+        self._answer = answer
+        self.asked = 0
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    async def evict(self, pod, **options):
+        self.asked += 1
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize("answer", [Held("not yet", 3600.0), TemporaryError("not yet", 3600.0)])
+async def test_the_api_is_not_asked_again_before_it_said(web, step, in_cluster, answer):
+    await web(1)
+    scene, brief = in_cluster(), step(timeout_seconds=1)
+    plan = await ACTION.prepare(brief, scene)
+    scene.clients.kubernetes.pods = told = Told(scene.clients.kubernetes.pods, answer)
+    outcome = await ACTION.apply(brief, plan, scene)
+    assert (outcome.outcome, outcome.output["left"][0]["why"], told.asked) == ("failed", "not yet", 1)
+
+
+async def test_a_right_that_is_lost_in_the_middle_ends_it_at_once(web, fleet, step, in_cluster):
+    await web()
+    scene = in_cluster()
+    plan = await ACTION.prepare(step(), scene)
+    scene.clients.kubernetes.pods = Told(scene.clients.kubernetes.pods, PermanentError("the right is missing"))
+    outcome = await ACTION.apply(step(), plan, scene)
+    assert (outcome.outcome, outcome.error.temporary) == ("failed", False)
+    assert outcome.error.message.startswith("the right is missing; 0 of 2 pods are gone; ")
+    assert not await fleet.cordoned()
 
 
 class Unanswered:
