@@ -175,6 +175,10 @@ def _json_patched(count: int, patch: list[dict[str, Any]]) -> int | None:
                 pass
             case {"op": "replace", "path": "/spec/replicas", "value": int(value)} if count != 0:
                 count = value
+            case {"op": "test", "path": "/spec", "value": dict(spec)} if not spec and count == 0:
+                pass
+            case {"op": "replace", "path": "/spec", "value": {"replicas": int(value)}}:
+                count = value
             case _:
                 return None
     return count

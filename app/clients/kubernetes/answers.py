@@ -4,7 +4,7 @@ kubernetes_asyncio's own models make an empty object of any answer, which is no 
 newer than they are: a pod template that went through them would lose these. So templates stay JSON here.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, assert_never
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -54,11 +54,11 @@ class Selector(Answer):
         """``key In (a, b)``, ``NotIn``, ``Exists`` or ``DoesNotExist``."""
 
         key: str
-        operator: str
+        operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
         values: tuple[str, ...] = ()
 
         def __str__(self) -> str:
-            """As the query parameter ``labelSelector`` has it; raises ValueError for an operator that it lacks."""
+            """As the query parameter ``labelSelector`` has it."""
             match self.operator:
                 case "In" | "NotIn":
                     return f"{self.key} {self.operator.lower()} ({','.join(self.values)})"
@@ -66,8 +66,8 @@ class Selector(Answer):
                     return self.key
                 case "DoesNotExist":
                     return f"!{self.key}"
-                case other:
-                    raise ValueError(f"the operator {other!r} of a label selector is not known")
+                case _ as never:
+                    assert_never(never)
 
     match_labels: dict[str, str] = Field(default_factory=dict)
     match_expressions: tuple[Requirement, ...] = ()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from app.clients.kubernetes.answers import Answer, Metadata, Page, Selector
 from app.clients.kubernetes.connection import Connection, Request
@@ -65,6 +65,12 @@ class ReplicaSetSpec(Answer):
     """A replica set's template, with the label that tells its pods from those of others."""
 
     template: JsonObject
+
+    @field_validator("template")
+    @classmethod
+    def _has_containers(cls, value: JsonObject) -> JsonObject:
+        PodTemplate.model_validate(value)
+        return value
 
 
 class ReplicaSet(Answer):

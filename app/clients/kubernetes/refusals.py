@@ -10,11 +10,14 @@ from app.clients.http import retry_after_s
 from app.core.errors import ActionError, OutcomeUnknown, PermanentError, TemporaryError
 
 BY_ADMISSION = "denied the request"
+FROM_THE_STORE = ("rpc error", "etcdserver:")
 
 
 def translated(error: ApiException, what: str, right: str, *, writes: bool) -> ActionError:
     """The refusal of a request about ``what``, which needed ``right``; writes: whether it was to change something."""
     said = _message(error)
+    if writes and _is_in_doubt(error.status, said):
+        return OutcomeUnknown(f"the Kubernetes API does not know whether {what} was changed: {said}")
     match error.status:
         case 401:
             return PermanentError("the Kubernetes API does not know who we are: renew the credentials")
@@ -28,8 +31,6 @@ def translated(error: ApiException, what: str, right: str, *, writes: bool) -> A
             return PermanentError(f"{what} was not changed, the API refused the request or its precondition: {said}")
         case 409 | 410 | 429:
             return TemporaryError(f"{what}: {said}", _delay_s(error))
-        case 504 if writes:  # it gave up waiting, and the write may still come
-            return OutcomeUnknown(f"the Kubernetes API did not finish the change of {what} in its time: {said}")
         case status if status is not None and status >= 500:
             return TemporaryError(f"the Kubernetes API failed with {status}: {said}", _delay_s(error))
         case _:
@@ -39,6 +40,11 @@ def translated(error: ApiException, what: str, right: str, *, writes: bool) -> A
 def refused_with(error: PermanentError, status: int) -> bool:
     """Whether this is the translation of an answer with this status."""
     return isinstance(error.__cause__, ApiException) and error.__cause__.status == status
+
+
+def _is_in_doubt(status: int | None, said: str) -> bool:
+    """Whether the API itself gave up waiting for a write, or lost its etcd, which may have it all the same."""
+    return status == 504 or (status == 500 and any(sign in said for sign in FROM_THE_STORE))
 
 
 def _delay_s(error: ApiException) -> float | None:

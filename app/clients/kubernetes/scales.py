@@ -51,8 +51,7 @@ class Scales:
         came.
         """
         path, what = deployment_path(namespace, deployment) + "/scale", f"deployment {namespace}/{deployment}"
-        patch = await self._patch(namespace, deployment, replicas, expected_replicas)
-        right = "patch deployments/scale"
+        patch, right = _patch(replicas, expected_replicas), "patch deployments/scale"
         try:
             request = Request("PATCH", path, what, right, writes=True, dry_run=dry_run, body=patch)
             return await self._connection.ask(request, Scale)
@@ -62,20 +61,18 @@ class Scales:
             _check_count(what, (await self.read(namespace, deployment)).replicas, expected_replicas)
             raise
 
-    async def _patch(self, namespace: str, deployment: str, replicas: int, expected_replicas: int) -> JsonValue:
-        """The patch that holds its own precondition.
 
-        A scale of 0 has no /spec/replicas to test (the field is left out when it is zero), so there the version of
-        the object is the precondition.
-        """
-        if expected_replicas != 0:
-            return [
-                {"op": "test", "path": "/spec/replicas", "value": expected_replicas},
-                {"op": "replace", "path": "/spec/replicas", "value": replicas},
-            ]
-        found = await self.read(namespace, deployment)
-        _check_count(f"deployment {namespace}/{deployment}", found.replicas, expected_replicas)
-        return {"metadata": {"resourceVersion": found.metadata.resource_version}, "spec": {"replicas": replicas}}
+def _patch(replicas: int, expected_replicas: int) -> JsonValue:
+    """The patch that holds its own precondition; a count of 0 is left out of the document, and cannot be tested."""
+    if expected_replicas == 0:
+        return [
+            {"op": "test", "path": "/spec", "value": {}},
+            {"op": "replace", "path": "/spec", "value": {"replicas": replicas}},
+        ]
+    return [
+        {"op": "test", "path": "/spec/replicas", "value": expected_replicas},
+        {"op": "replace", "path": "/spec/replicas", "value": replicas},
+    ]
 
 
 def _check_count(what: str, found: int, expected: int) -> None:

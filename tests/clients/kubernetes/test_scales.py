@@ -112,6 +112,31 @@ async def test_the_apis_refusals_are_translated(answering, ask, answer, kind, sa
     assert getattr(caught.value, "delay_s", None) == delay_s
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (504, "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+        (500, "rpc error: code = Unavailable desc = error reading from server: read: connection reset by peer"),
+        (500, "etcdserver: request timed out"),
+    ],
+)
+async def test_what_the_api_itself_does_not_know_is_unknown(answering, code, message):
+    """Seen of an API whose etcd was stopped, and killed, in the middle of a write."""
+    client = await answering(status(code, message))
+    with pytest.raises(TemporaryError, match=message):
+        await read(client)
+    with pytest.raises(OutcomeUnknown, match=message):
+        await write(client)
+    with pytest.raises(TemporaryError, match=message):
+        await client.set_scale(*PLACE, replicas=5, expected_replicas=3, dry_run=True)
+
+
+async def test_what_a_webhook_denies_is_no_missing_right(answering):
+    denial = 'admission webhook "quota.example.com" denied the request: too many'
+    with pytest.raises(PermanentError, match=f"^deployment {NAMED} was not changed: {denial}$"):
+        await write(await answering(status(403, denial)))
+
+
 @pytest.mark.parametrize(("ask", "right"), [(read, "get deployments/scale"), (write, "patch deployments/scale")])
 async def test_a_missing_right_is_named(answering, ask, right):
     with pytest.raises(PermanentError, match=f"the right to {right} is missing for deployment {NAMED}: no"):
