@@ -30,7 +30,7 @@ class DrainAction:
             return scene.begun
         load = sorted_out(await kubernetes.pods.of_node(step.node), step)
         check_allowed(step.node, load)
-        return _plan(step, node, load, await _held_now(kubernetes, load.due, step))
+        return _plan(step, node, load, await _held_now(kubernetes, [pod for pod in load.due if not pod.leaving], step))
 
     async def apply(self, step: KubernetesDrain, plan: Prepared, scene: Scene) -> Outcome:
         """Drain it within timeout_seconds; if that fails, a node that this step cordoned is uncordoned again."""

@@ -122,6 +122,24 @@ async def test_a_pod_that_has_ended_needs_no_leave(fleet, step, in_cluster):
     assert (await drained(step(), in_cluster())).output["evicted_count"] == 1
 
 
+async def test_in_a_namespace_that_is_being_deleted_nothing_can_be_evicted_and_pods_are_waited_for(
+    fleet, step, in_cluster
+):
+    async with fleet.closing_namespace("slow") as namespace:
+        kubernetes = in_cluster().clients.kubernetes
+
+        async def is_leaving() -> bool:
+            return all(pod.leaving for pod in await kubernetes.pods.of_node(fleet.node))
+
+        await until(is_leaving)
+        (pod,) = await kubernetes.pods.of_node(fleet.node)
+        assert "because it is being terminated" in (await kubernetes.pods.evict(pod)).why
+        applied = asyncio.create_task(drained(step(), in_cluster()))
+        await until(fleet.cordoned)
+        assert not applied.done()
+    assert (await applied).output["evicted"] == [f"{namespace}/slow"]
+
+
 async def test_a_pod_that_must_not_go_and_came_after_the_plan_stops_it(web, fleet, step, in_cluster):
     before = await web(1)
     scene = in_cluster()

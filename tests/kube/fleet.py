@@ -1,8 +1,11 @@
 """The nodes and the pods of a test, as their owner sees and changes them."""
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from kubernetes_asyncio import client
+from kubernetes_asyncio.client.exceptions import ApiException
 from waiting import until
 
 MIRROR = {"kubernetes.io/config.mirror": "of a static pod"}
@@ -50,6 +53,18 @@ class Fleet:
         await self._core.create_namespaced_pod(self.namespace, body)
         await self.phase(name, "Running")
         return (await self.pod(name)).metadata.uid
+
+    @contextlib.asynccontextmanager
+    async def closing_namespace(self, pod: str) -> AsyncIterator[str]:
+        """A namespace that is being deleted, with a pod on the node that takes its time to go."""
+        name = f"{self.namespace}-closing"
+        spec = {"containers": [{"name": "main", "image": "example/app:1"}], "nodeName": self.node}
+        await self._core.create_namespace({"metadata": {"name": name}})
+        await self._core.create_namespaced_pod(name, {"metadata": {"name": pod}, "spec": spec})
+        await self._core.delete_namespace(name)
+        yield name
+        with contextlib.suppress(ApiException):  # it may have gone by itself
+            await self._core.delete_namespaced_pod(pod, name, grace_period_seconds=0)
 
     async def phase(self, name: str, phase: str) -> None:
         async def reached() -> bool:

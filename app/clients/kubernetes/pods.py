@@ -19,6 +19,7 @@ PAGE_LIMIT = "500"
 MIRROR = "kubernetes.io/config.mirror"
 GONE = frozenset({404, 409})  # to a request with the pod's uid: it is not there, or another has its name
 BUDGET = "DisruptionBudget"
+CLOSING = "NamespaceTerminating"
 MAX_WHY = 500
 
 
@@ -185,7 +186,9 @@ class Pods:
             if _status(error) in GONE:
                 return "gone"
             if isinstance(error, TemporaryError) and _status(error) == 429:
-                return Held(_why(error), error.delay_s)
+                return Held("; ".join(_causes(error, BUDGET)) or str(error), error.delay_s)
+            if _causes(error, CLOSING):  # the pod is about to be deleted, and nothing may be made here until then
+                return Held(str(error), None)
             raise
         return "evicted"
 
@@ -211,13 +214,11 @@ def _status(error: ActionError) -> int | None:
     return cause.status if isinstance(cause, ApiException) else None
 
 
-def _why(error: TemporaryError) -> str:
-    """What a disruption budget said for itself: ``The disruption budget x needs 2 healthy pods and has 2``."""
+def _causes(error: ActionError, reason: str) -> list[str]:
+    """What the API told of a refusal, as ``The disruption budget x needs 2 healthy pods and has 2 currently``."""
     cause = error.__cause__
-    assert isinstance(cause, ApiException)
     try:
-        causes = json.loads(cause.body or "{}")["details"]["causes"]
-        told = [str(one["message"]) for one in causes if one.get("reason") == BUDGET]
+        causes = json.loads(cause.body or "{}")["details"]["causes"] if isinstance(cause, ApiException) else []
+        return [legible(str(one["message"]))[:MAX_WHY] for one in causes if one.get("reason") == reason]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        told = []
-    return legible("; ".join(told) or str(error))[:MAX_WHY]
+        return []
