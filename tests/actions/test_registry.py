@@ -3,14 +3,29 @@ from typing import Annotated, get_args, get_origin
 import pytest
 
 from app.actions.http import HttpAction
+from app.actions.kubernetes_cordon import CordonAction
+from app.actions.kubernetes_drain import DrainAction
+from app.actions.kubernetes_restart import RestartAction
 from app.actions.kubernetes_rollout_undo import RolloutUndoAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.registry import ACTIONS, action_for
 from app.actions.shell import ShellAction
 from app.actions.slack import SlackAction
-from app.core.steps import HttpStep, KubernetesRolloutUndo, KubernetesScale, ShellStep, SlackStep, Step
+from app.core.steps import (
+    HttpStep,
+    KubernetesCordon,
+    KubernetesDrain,
+    KubernetesRestart,
+    KubernetesRolloutUndo,
+    KubernetesScale,
+    KubernetesUncordon,
+    ShellStep,
+    SlackStep,
+    Step,
+)
 
 DEPLOYMENT = {"type": "kubernetes", "namespace": "a", "deployment": "b"}
+NODE = {"type": "kubernetes", "node": "a"}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +35,10 @@ DEPLOYMENT = {"type": "kubernetes", "namespace": "a", "deployment": "b"}
         (ShellStep(type="shell", host="a", command="b"), ShellAction),
         (SlackStep(type="slack", channel="#a", message="b"), SlackAction),
         (KubernetesScale(**DEPLOYMENT, action="scale", replicas=1), ScaleAction),
+        (KubernetesRestart(**DEPLOYMENT, action="restart"), RestartAction),
+        (KubernetesCordon(**NODE, action="cordon"), CordonAction),
+        (KubernetesUncordon(**NODE, action="uncordon"), CordonAction),
+        (KubernetesDrain(**NODE, action="drain"), DrainAction),
         (KubernetesRolloutUndo(**DEPLOYMENT, action="rollout-undo"), RolloutUndoAction),
     ],
 )

@@ -139,12 +139,17 @@ class Cluster:
 
     @contextmanager
     def without_api(self) -> Iterator[None]:
-        """While this holds, nothing listens where the API was."""
+        """While this holds, nothing listens where the API was.
+
+        The controllers go and come with it: they would wait longer each time, up to 30 s, before they look again.
+        """
+        self.kill("kube-controller-manager")
         self.kill()
         try:
             yield
         finally:
             self.start_api()
+            self.start_controllers()
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> str:
         """What the API answers to the admin: to a GET, or to the POST of a body."""

@@ -17,7 +17,8 @@ NAMES_NODE = "metadata.name"
 class Kubelet:
     """Two nodes of one test, and the pods of one namespace on them.
 
-    paused: it does nothing at all. makes_ready: whether a pod that runs gets Ready.
+    paused: it does nothing at all. makes_ready: whether a pod that runs gets Ready. unready: the uids of pods that
+    never do.
     """
 
     def __init__(self, api: client.ApiClient, namespace: str) -> None:
@@ -26,6 +27,7 @@ class Kubelet:
         self.nodes = (f"{namespace}-1", f"{namespace}-2")
         self.paused = False
         self.makes_ready = True
+        self.unready: set[str] = set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Kubelet"]:
@@ -61,10 +63,13 @@ class Kubelet:
                 await self._core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
             elif pod.spec.node_name is None:
                 await self._place(pod)
-            elif not _is_as_wanted(pod, ready=self.makes_ready):
+            elif not _is_as_wanted(pod, ready=self._makes_ready(pod)):
                 await self._core.patch_namespaced_pod_status(
-                    pod.metadata.name, self.namespace, _running(pod, ready=self.makes_ready)
+                    pod.metadata.name, self.namespace, _running(pod, ready=self._makes_ready(pod))
                 )
+
+    def _makes_ready(self, pod: Any) -> bool:
+        return self.makes_ready and pod.metadata.uid not in self.unready
 
     async def _place(self, pod: Any) -> None:
         """Bind a pod to the node that it names, or to one of ours that takes pods."""

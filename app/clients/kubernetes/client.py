@@ -6,7 +6,10 @@ from pathlib import Path
 
 from app.clients.kubernetes.connection import Connection
 from app.clients.kubernetes.deployments import Deployment, Deployments, ReplicaSet
+from app.clients.kubernetes.nodes import Nodes
+from app.clients.kubernetes.pods import Pods
 from app.clients.kubernetes.rights import Right, Rights
+from app.clients.kubernetes.rollouts import Rollouts
 from app.clients.kubernetes.scales import Scale, Scales
 
 
@@ -29,6 +32,9 @@ class KubernetesClient:
         self._rights = Rights(self._connection, monotonic)
         self._deployments = Deployments(self._connection)
         self._scales = Scales(self._connection)
+        self.nodes = Nodes(self._connection)
+        self.pods = Pods(self._connection)
+        self.rollouts = Rollouts(self._connection)
 
     async def close(self) -> None:
         """Close the session."""
