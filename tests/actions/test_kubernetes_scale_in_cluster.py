@@ -39,6 +39,12 @@ async def test_a_deployment_is_scaled_and_scaled_back(world, step, in_cluster, b
     assert await world.replicas() == before
 
 
+async def test_the_cluster_knows_who_scaled(world, step, in_cluster):
+    await world.create(replicas=3)
+    await ACTION.apply(step(), await ACTION.prepare(step(), in_cluster()), in_cluster())
+    assert "infrasage-runbooks" in await world.writers()
+
+
 async def test_a_plan_changes_nothing(world, step, in_cluster):
     await world.create(replicas=3)
     before = await world.deployment()

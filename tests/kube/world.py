@@ -87,6 +87,11 @@ class World:
 
         await until(seen)
 
+    async def writers(self) -> set[str]:
+        """Who has written to "web", as the API names them."""
+        found = await self._apps.read_namespaced_deployment("web", self.namespace)
+        return {entry.manager for entry in found.metadata.managed_fields}
+
     async def replicas(self, name: str = "web") -> int:
         return (await self.deployment(name))["spec"]["replicas"]
 

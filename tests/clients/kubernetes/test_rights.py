@@ -14,7 +14,7 @@ def scale_right(verb: str, namespace: str, name: str = "web") -> Right:
 async def test_the_manifest_gives_all_that_the_steps_need(kubernetes_as, namespace):
     names = {"group": "apps", "namespace": namespace}
     rights = [Right(verb, what, **names) for what in ("deployments", "deployments/scale") for verb in ("get", "patch")]
-    pods = [Right(verb, "pods") for verb in ("get", "list", "delete")]
+    pods = [Right(verb, "pods") for verb in ("list", "delete")]
     nodes = [Right(verb, "nodes", name="any") for verb in ("get", "patch")]
     evict, replica_sets = Right("create", "pods/eviction", namespace=namespace), Right("list", "replicasets", **names)
     await kubernetes_as("runbook-engine").require_rights(*rights, *pods, *nodes, evict, replica_sets)
