@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from app.actions.cordoning import TOLD, Cordoning
 from app.actions.drain_rules import check_allowed, sorted_out
+from app.actions.few_at_once import few_at_once
 from app.actions.pauses import growing
 from app.actions.pod_texts import count, some
 from app.actions.scene import Scene
@@ -17,7 +18,6 @@ from app.core.errors import ActionError, OutcomeUnknown, PermanentError, Tempora
 from app.core.planning import ActionFailure, Outcome, OutcomeName, Prepared
 from app.core.steps import KubernetesDrain
 
-AT_ONCE = 5
 WIND_UP_S = 10.0  # to look once more and to uncordon, when the time is up; the runner leaves 15 s
 LISTED = 100  # pods in the output
 HELD_SHOWN = 3
@@ -133,18 +133,14 @@ class Draining:
         return [one for one in self._pods.values() if not one.gone]
 
     async def _evict_those(self, standing: list[Evicting]) -> None:
-        free, now = asyncio.Semaphore(AT_ONCE), asyncio.get_running_loop().time()
-
-        async def evict(one: Evicting) -> None:
-            async with free:
-                if self._refused is None:
-                    await self._evict(one)
-
-        await asyncio.gather(*(evict(one) for one in standing if not one.leaving and one.not_before <= now))
+        now = asyncio.get_running_loop().time()
+        await few_at_once(self._evict, [one for one in standing if not one.leaving and one.not_before <= now])
         if self._refused is not None:
             raise self._refused
 
     async def _evict(self, one: Evicting) -> None:
+        if self._refused is not None:
+            return
         now = asyncio.get_running_loop().time
         before, one.unanswered = one.unanswered, True
         try:

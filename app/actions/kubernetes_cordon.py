@@ -19,13 +19,19 @@ class CordonAction:
         self._wanted = unschedulable
 
     async def prepare(self, step: KubernetesCordon | KubernetesUncordon, scene: Scene) -> Prepared:
-        """Whether it has to be marked; raises PermanentError when a rollback finds another node of that name."""
+        """Whether it has to be marked.
+
+        Raises PermanentError when the API would refuse it, or a rollback finds another node of that name.
+        """
         kubernetes = scene.clients.kubernetes
         await kubernetes.require_rights(*RIGHTS)
         node = await kubernetes.nodes.read(step.node)
         if scene.expected is not None:
             check_same(node, _uid(scene.expected))
-        return _gone_on_with(scene.begun, self._plan(node), node)
+        plan = _gone_on_with(scene.begun, self._plan(node), node)
+        if plan is not scene.begun:
+            await kubernetes.nodes.mark(node, unschedulable=self._wanted, dry_run=True)
+        return plan
 
     async def apply(self, step: KubernetesCordon | KubernetesUncordon, plan: Prepared, scene: Scene) -> Outcome:
         """Mark it; a node that is marked already is a success without a write."""

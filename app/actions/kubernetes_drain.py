@@ -1,12 +1,12 @@
 """Cordon a node and evict its pods."""
 
-import asyncio
 from collections.abc import Sequence
 
 from pydantic import JsonValue
 
 from app.actions.drain_rules import Load, check_allowed, sorted_out
-from app.actions.draining import AT_ONCE, Draining
+from app.actions.draining import Draining
+from app.actions.few_at_once import few_at_once
 from app.actions.pod_texts import count
 from app.actions.scene import Scene
 from app.clients.kubernetes import Held, KubernetesClient, Node, Pod, Right
@@ -30,6 +30,7 @@ class DrainAction:
             return scene.begun
         load = sorted_out(await kubernetes.pods.of_node(step.node), step)
         check_allowed(step.node, load)
+        await kubernetes.nodes.mark(node, unschedulable=True, dry_run=True)
         return _plan(step, node, load, await _held_now(kubernetes, [pod for pod in load.due if not pod.leaving], step))
 
     async def apply(self, step: KubernetesDrain, plan: Prepared, scene: Scene) -> Outcome:
@@ -39,21 +40,11 @@ class DrainAction:
 
 async def _held_now(kubernetes: KubernetesClient, pods: Sequence[Pod], step: KubernetesDrain) -> list[tuple[Pod, Held]]:
     """The pods whose eviction the API would refuse at this moment, and what it says; nothing is evicted."""
-    free = asyncio.Semaphore(AT_ONCE)
 
-    async def tried(pod: Pod) -> Held | None:
-        async with free:
-            answer = await kubernetes.pods.evict(pod, grace_period_s=step.grace_period_seconds, dry_run=True)
-            return answer if isinstance(answer, Held) else None
+    async def tried(pod: Pod) -> tuple[Pod, Held | str]:
+        return pod, await kubernetes.pods.evict(pod, grace_period_s=step.grace_period_seconds, dry_run=True)
 
-    answers = await asyncio.gather(*map(tried, pods), return_exceptions=True)
-    held = []
-    for pod, answer in zip(pods, answers, strict=True):
-        if isinstance(answer, BaseException):
-            raise answer
-        if answer is not None:
-            held.append((pod, answer))
-    return held
+    return [(pod, answer) for pod, answer in await few_at_once(tried, pods) if isinstance(answer, Held)]
 
 
 def _plan(step: KubernetesDrain, node: Node, load: Load, held: list[tuple[Pod, Held]]) -> Prepared:

@@ -2,6 +2,7 @@
 
 from pydantic import JsonValue
 
+from app.actions.few_at_once import few_at_once
 from app.actions.pod_texts import count
 from app.actions.replacing import Replacing, deployed
 from app.actions.rolling import Rolling
@@ -20,7 +21,7 @@ class RestartAction:
     """Prepare tells which pods go; apply replaces these and no others, however often it is begun."""
 
     async def prepare(self, step: KubernetesRestart, scene: Scene) -> Prepared:
-        """What will be restarted; raises PermanentError for a paused deployment."""
+        """What will be restarted; raises PermanentError for a paused deployment, or when the API would refuse it."""
         await scene.clients.kubernetes.require_rights(*_rights(step))
         plan = await (_by_rollout if step.strategy == "rollout" else _by_deletion)(step, scene)
         return scene.begun if scene.begun is not None and _uid(scene.begun) == _uid(plan) else plan
@@ -40,6 +41,7 @@ async def _by_deletion(step: KubernetesRestart, scene: Scene) -> Prepared:
             f"{_named(step)} has {len(pods)} pods: more than {MAX_PODS} are not deleted one at a time; use the "
             "strategy rollout"
         )
+    await few_at_once(lambda pod: scene.clients.kubernetes.pods.delete(pod, dry_run=True), pods)
     told: list[JsonValue] = [{"name": pod.metadata.name, "uid": pod.uid} for pod in pods]
     does = f"delete {count(len(pods))} one at a time" if len(pods) != 1 else "delete its 1 pod"
     return _plan(step, does if pods else None, {"uid": deployment.metadata.uid, "pods": told})
@@ -47,8 +49,11 @@ async def _by_deletion(step: KubernetesRestart, scene: Scene) -> Prepared:
 
 async def _by_rollout(step: KubernetesRestart, scene: Scene) -> Prepared:
     """Marked with the step that restarts them, so that this step, however often it is applied, restarts them once."""
-    rollout = await scene.clients.kubernetes.rollouts.read(step.namespace, step.deployment)
+    rollouts = scene.clients.kubernetes.rollouts
+    rollout = await rollouts.read(step.namespace, step.deployment)
     _check_running(step, paused=rollout.spec.paused)
+    if rollout.spec.replicas:
+        await rollouts.restart(rollout, _mark(scene), dry_run=True)
     does = f"roll out {count(rollout.spec.replicas)} anew" if rollout.spec.replicas else None
     before: JsonObject = {"uid": rollout.metadata.uid, "restarted_at": rollout.restarted_at}
     return _plan(step, does, before, {"restarted_at": _mark(scene)})

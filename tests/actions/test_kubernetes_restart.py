@@ -241,9 +241,9 @@ class Unanswered:
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
-    async def delete(self, pod):
+    async def delete(self, pod, **options):
         self._frozen.__enter__()
-        return await self._inner.delete(pod)
+        return await self._inner.delete(pod, **options)
 
     async def restart(self, found, mark):
         self._frozen.__enter__()
@@ -320,3 +320,18 @@ async def test_more_pods_than_one_by_one_makes_sense_for_are_refused(web, world,
     await web(2)
     with pytest.raises(PermanentError, match="has 2 pods: more than 1 are not deleted one at a time"):
         await ACTION.prepare(step(), in_cluster())
+
+
+async def test_what_the_api_would_refuse_is_known_before(web, step, in_cluster, forbid):
+    await web(1)
+    await forbid("deployments", "false", "nothing is changed today")
+
+    async def refused() -> str:
+        """A policy is in force a moment after it was made."""
+        try:
+            await ACTION.prepare(step(strategy="rollout"), in_cluster())
+        except PermanentError as error:
+            return str(error)
+        return ""
+
+    assert "nothing is changed today" in await until(refused)

@@ -30,6 +30,21 @@ STRANGER = "stranger"  # a context whose token the API does not know
 CONTROLLERS = "deployment replicaset disruption daemonset garbage-collector namespace"
 
 
+def _until_stopped(pid: int) -> None:
+    """Until each of its threads has stopped: one that runs on another core takes a moment to."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while any(_state(task) not in "TZX" for task in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:  # it has ended
+        return "X"
+
+
 def find_binary() -> Path:
     """What build.sh has built; never built here."""
     sources = b"".join((HERE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
@@ -132,6 +147,7 @@ class Cluster:
     def frozen(self, part: str = "kube-apiserver") -> Iterator[None]:
         """While this holds, the part takes connections and answers nothing."""
         self._parts[part].send_signal(signal.SIGSTOP)
+        _until_stopped(self._parts[part].pid)
         try:
             yield
         finally:

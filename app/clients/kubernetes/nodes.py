@@ -51,7 +51,7 @@ class Nodes:
         """The node as it is now; raises PermanentError (no such node, no right) or TemporaryError."""
         return await self._connection.ask(Request("GET", _path(name), f"node {name}", "get nodes"), Node)
 
-    async def mark(self, node: Node, *, unschedulable: bool) -> bool:
+    async def mark(self, node: Node, *, unschedulable: bool, dry_run: bool = False) -> bool:
         """Cordon or uncordon the node if it still is as it was read: tested and changed by the API in one request.
 
         Whether this changed it; False when it was marked already, then and now.
@@ -67,7 +67,7 @@ class Nodes:
         ]
         what, right = f"node {node.name}", "patch nodes"
         try:
-            request = Request("PATCH", _path(node.name), what, right, writes=True, body=patch)
+            request = Request("PATCH", _path(node.name), what, right, writes=True, dry_run=dry_run, body=patch)
             await self._connection.ask(request, Node)
         except PermanentError as error:
             if not refused_with(error, 422):

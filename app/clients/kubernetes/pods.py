@@ -14,6 +14,7 @@ from app.clients.kubernetes.connection import Connection, Request
 from app.clients.kubernetes.deployments import Deployment, ReplicaSet
 from app.clients.kubernetes.names import checked
 from app.core.errors import ActionError, PermanentError, TemporaryError
+from app.core.model import JsonObject
 
 PAGE_LIMIT = "500"
 MIRROR = "kubernetes.io/config.mirror"
@@ -149,14 +150,17 @@ class Pods:
         controllers = {one.metadata.uid for one in replica_sets}
         return tuple(pod for pod in found if pod.controller is not None and pod.controller.uid in controllers)
 
-    async def delete(self, pod: Pod) -> bool:
+    async def delete(self, pod: Pod, *, dry_run: bool = False) -> bool:
         """Delete this very pod; False when it is gone already, or replaced by another of its name.
 
         Raises PermanentError (no right), TemporaryError, or OutcomeUnknown when no answer came.
         """
-        body: JsonValue = {"preconditions": {"uid": pod.uid}}
-        request = Request("DELETE", _path(pod), f"pod {pod.named}", "delete pods", writes=True, body=body)
+        options: JsonObject = {"preconditions": {"uid": pod.uid}}
+        if dry_run:  # beside a body, the API passes over the options in the query: it would delete
+            options["dryRun"] = ["All"]
+        what, right = f"pod {pod.named}", "delete pods"
         try:
+            request = Request("DELETE", _path(pod), what, right, writes=True, dry_run=dry_run, body=options)
             await self._connection.ask(request, Deleted)
         except (PermanentError, TemporaryError) as error:
             if _status(error) in GONE:
@@ -172,7 +176,7 @@ class Pods:
         grace_period_s: None leaves it to the pod. The eviction names no version of itself, so that every server takes
         it. Raises PermanentError (no right), TemporaryError, or OutcomeUnknown when no answer came.
         """
-        options: dict[str, JsonValue] = {"preconditions": {"uid": pod.uid}}
+        options: JsonObject = {"preconditions": {"uid": pod.uid}}
         if grace_period_s is not None:
             options["gracePeriodSeconds"] = grace_period_s
         named: JsonValue = {"name": pod.metadata.name, "namespace": pod.metadata.namespace}

@@ -102,7 +102,7 @@ class Rollouts:
         path, what = deployment_path(namespace, deployment), f"deployment {namespace}/{deployment}"
         return await self._connection.ask(Request("GET", path, what, "get deployments"), Rollout)
 
-    async def restart(self, found: Rollout, mark: str) -> None:
+    async def restart(self, found: Rollout, mark: str, *, dry_run: bool = False) -> None:
         """Have all pods made anew, with the mark in their annotations, if none was restarted since it was found.
 
         Raises PermanentError when one was, and as read; OutcomeUnknown when no answer came.
@@ -111,7 +111,8 @@ class Rollouts:
         what, right = f"deployment {namespace}/{name}", "patch deployments"
         patch = _patch(found, mark)
         try:
-            request = Request("PATCH", deployment_path(namespace, name), what, right, writes=True, body=patch)
+            path = deployment_path(namespace, name)
+            request = Request("PATCH", path, what, right, writes=True, dry_run=dry_run, body=patch)
             await self._connection.ask(request, Rollout)
         except PermanentError as error:
             if not refused_with(error, 422):
