@@ -4,12 +4,27 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from app.actions.http import HttpAction
+from app.actions.kubernetes_cordon import CordonAction
+from app.actions.kubernetes_drain import DrainAction
+from app.actions.kubernetes_restart import RestartAction
+from app.actions.kubernetes_rollout_undo import RolloutUndoAction
 from app.actions.kubernetes_scale import ScaleAction
 from app.actions.scene import Scene
 from app.actions.shell import ShellAction
 from app.actions.slack import SlackAction
 from app.core.planning import Outcome, Prepared
-from app.core.steps import HttpStep, KubernetesScale, ShellStep, SlackStep, Step
+from app.core.steps import (
+    HttpStep,
+    KubernetesCordon,
+    KubernetesDrain,
+    KubernetesRestart,
+    KubernetesRolloutUndo,
+    KubernetesScale,
+    KubernetesUncordon,
+    ShellStep,
+    SlackStep,
+    Step,
+)
 
 
 class Action(Protocol):
@@ -24,7 +39,12 @@ class Action(Protocol):
 
 ACTIONS: Mapping[type[Step], Action] = {
     HttpStep: HttpAction(),
+    KubernetesCordon: CordonAction(unschedulable=True),
+    KubernetesDrain: DrainAction(),
+    KubernetesRestart: RestartAction(),
+    KubernetesRolloutUndo: RolloutUndoAction(),
     KubernetesScale: ScaleAction(),
+    KubernetesUncordon: CordonAction(unschedulable=False),
     ShellStep: ShellAction(),
     SlackStep: SlackAction(),
 }

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 LABEL = "infrasage-demo"
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 REPLICAS = 3
 TOKENS = {"slack": "xoxb-stand-in", "kubernetes": "kubernetes-stand-in", "pagerduty": "pagerduty-stand-in"}
 
@@ -92,6 +93,7 @@ async def start_stand_ins(say: Callable[[str], None] | None = None) -> StandIns:
     application.router.add_get(deployment, _read_deployment)
     application.router.add_get(f"{deployment}/scale", _read_scale)
     application.router.add_patch(f"{deployment}/scale", _patch_scale)
+    application.router.add_post(f"/kubernetes{REVIEWS}", _review_access)
     application.router.add_post("/pagerduty/incidents", _incident)
     state.runner = web.AppRunner(application, access_log=None)
     await state.runner.setup()
@@ -131,6 +133,12 @@ async def _read_deployment(request: web.Request) -> web.Response:
     return _kubernetes(request) or web.json_response(body)
 
 
+async def _review_access(_request: web.Request) -> web.Response:
+    """Who knows the token has every right."""
+    kind = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
+    return web.json_response({**kind, "status": {"allowed": True}}, status=201)
+
+
 async def _read_scale(request: web.Request) -> web.Response:
     return _kubernetes(request) or _scale(request, request.app[STATE].replicas[_deployment(request)])
 
@@ -168,6 +176,10 @@ def _json_patched(count: int, patch: list[dict[str, Any]]) -> int | None:
                 pass
             case {"op": "replace", "path": "/spec/replicas", "value": int(value)} if count != 0:
                 count = value
+            case {"op": "test", "path": "/spec", "value": dict(spec)} if not spec and count == 0:
+                pass
+            case {"op": "replace", "path": "/spec", "value": {"replicas": int(value)}}:
+                count = value
             case _:
                 return None
     return count
@@ -186,7 +198,7 @@ def _deployment(request: web.Request) -> str:
 
 def _metadata(request: web.Request) -> dict[str, str]:
     version = str(request.app[STATE].version)
-    return {**request.match_info, "resourceVersion": version}
+    return {**request.match_info, "uid": f"{LABEL}-{_deployment(request)}", "resourceVersion": version}
 
 
 def _scale(request: web.Request, count: int) -> web.Response:

@@ -1,55 +1,10 @@
-import asyncio
-import json
-
 import pytest
 from aiohttp import web
 
-from app.clients.kubernetes import KubernetesClient
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 
 NAMED = "production/payment-api"
 PLACE = ("production", "payment-api")
-
-
-def kubeconfig(path, server: str, **cluster: str):
-    entries = "".join(f", {name}: {value}" for name, value in cluster.items())
-    path.write_text(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\n"
-        f"clusters: [{{name: c, cluster: {{server: '{server}'{entries}}}}}]\n"
-        "users: [{name: u, user: {token: t}}]\n"
-        "contexts: [{name: c, context: {cluster: c, user: u}}]\n"
-    )
-    return path
-
-
-@pytest.fixture
-async def connect(tmp_path):
-    clients: list[KubernetesClient] = []
-
-    def to(server: str, **options) -> KubernetesClient:
-        config = kubeconfig(tmp_path / f"kubeconfig-{len(clients)}", server)
-        clients.append(KubernetesClient(kubeconfig=config, **options))
-        return clients[-1]
-
-    yield to
-    for client in clients:
-        await client.close()
-
-
-@pytest.fixture
-async def answering(aiohttp_server, connect):
-    """A client whose API gives one answer to everything."""
-
-    async def start(make_answer):
-        async def handler(_request: web.Request) -> web.Response:
-            return make_answer()
-
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", handler)
-        server = await aiohttp_server(application)
-        return connect(str(server.make_url("")).rstrip("/"))
-
-    return start
 
 
 def read(client):
@@ -157,6 +112,31 @@ async def test_the_apis_refusals_are_translated(answering, ask, answer, kind, sa
     assert getattr(caught.value, "delay_s", None) == delay_s
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (504, "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+        (500, "rpc error: code = Unavailable desc = error reading from server: read: connection reset by peer"),
+        (500, "etcdserver: request timed out"),
+    ],
+)
+async def test_what_the_api_itself_does_not_know_is_unknown(answering, code, message):
+    """Seen of an API whose etcd was stopped, and killed, in the middle of a write."""
+    client = await answering(status(code, message))
+    with pytest.raises(TemporaryError, match=message):
+        await read(client)
+    with pytest.raises(OutcomeUnknown, match=message):
+        await write(client)
+    with pytest.raises(TemporaryError, match=message):
+        await client.set_scale(*PLACE, replicas=5, expected_replicas=3, dry_run=True)
+
+
+async def test_what_a_webhook_denies_is_no_missing_right(answering):
+    denial = 'admission webhook "quota.example.com" denied the request: too many'
+    with pytest.raises(PermanentError, match=f"^deployment {NAMED} was not changed: {denial}$"):
+        await write(await answering(status(403, denial)))
+
+
 @pytest.mark.parametrize(("ask", "right"), [(read, "get deployments/scale"), (write, "patch deployments/scale")])
 async def test_a_missing_right_is_named(answering, ask, right):
     with pytest.raises(PermanentError, match=f"the right to {right} is missing for deployment {NAMED}: no"):
@@ -204,48 +184,3 @@ async def test_a_reset_of_a_write_is_unknown(connect, raw, scripts):
 async def test_nothing_listens_then_nothing_was_sent(connect, unused_tcp_port, ask):
     with pytest.raises(TemporaryError, match="the Kubernetes API cannot be reached"):
         await ask(connect(f"http://127.0.0.1:{unused_tcp_port}"))
-
-
-async def test_a_proxy_in_the_environment_is_not_asked(clients, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    assert (await read(clients.kubernetes)).replicas == 3
-
-
-async def test_many_first_requests_log_in_once(stand_ins, tmp_path):
-    credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
-    (tmp_path / "credential").write_text(json.dumps({**credential, "status": {"token": "kubernetes-stand-in"}}))
-    path = kubeconfig(tmp_path / "kubeconfig", stand_ins.url + "/kubernetes")
-    script = f"echo once >> {tmp_path}/logins; cat {tmp_path}/credential"
-    execution = {"apiVersion": credential["apiVersion"], "command": "sh", "args": ["-c", script]}
-    path.write_text(path.read_text().replace("{token: t}", json.dumps({"exec": execution})))
-    client = KubernetesClient(kubeconfig=path)
-    counts = await asyncio.gather(*(read(client) for _ in range(8)))
-    await client.close()
-    assert {one.replicas for one in counts} == {3}
-    assert (tmp_path / "logins").read_text() == "once\n"
-
-
-async def test_off_names_the_settings():
-    with pytest.raises(PermanentError, match="RUNBOOKS_KUBERNETES__KUBECONFIG or RUNBOOKS_KUBERNETES__IN_CLUSTER"):
-        await read(KubernetesClient())
-
-
-@pytest.mark.parametrize("text", ["a: [", "just text", "", "{}", '{"current-context": "x", "contexts": []}'])
-async def test_a_broken_kubeconfig_is_said_to_be(tmp_path, text):
-    path = tmp_path / "kubeconfig"
-    path.write_text(text)
-    with pytest.raises(PermanentError, match="the Kubernetes configuration cannot be read"):
-        await read(KubernetesClient(kubeconfig=path))
-
-
-async def test_a_kubeconfig_that_is_missing_or_names_a_missing_file_is_said_to_be(tmp_path):
-    broken = kubeconfig(tmp_path / "broken", "https://127.0.0.1:9", **{"certificate-authority": "/nowhere/ca.crt"})
-    for path in (tmp_path / "missing", broken):
-        with pytest.raises(PermanentError, match="the Kubernetes configuration cannot be read"):
-            await read(KubernetesClient(kubeconfig=path))
-
-
-async def test_outside_a_cluster_in_cluster_is_said_not_to_hold(monkeypatch):
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(PermanentError, match=r"cannot be read: Service host/port is not set"):
-        await read(KubernetesClient(in_cluster=True))

@@ -1,0 +1,138 @@
+"""One connection to one cluster's API: opened once, every request bounded, every foreign error translated."""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import aiohttp
+import yaml
+from kubernetes_asyncio import client, config
+from kubernetes_asyncio.client.exceptions import ApiException
+from pydantic import JsonValue, ValidationError
+
+from app import __version__
+from app.clients.kubernetes.answers import Answer
+from app.clients.kubernetes.refusals import translated
+from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
+
+NOT_CONFIGURED = "Kubernetes is not configured: set RUNBOOKS_KUBERNETES__KUBECONFIG or RUNBOOKS_KUBERNETES__IN_CLUSTER"
+CONNECT_TIMEOUT_S = 5.0
+A = TypeVar("A", bound=Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request.
+
+    what: the object, as messages name it. right: the one that is needed, as "patch nodes". writes: whether it changes
+    something, so that no answer means an unknown outcome; a dry_run changes nothing. body: of a PATCH, a list is a
+    JSON patch and an object a merge patch.
+    """
+
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    path: str
+    what: str
+    right: str
+    writes: bool = False
+    dry_run: bool = False
+    body: JsonValue = None
+    query: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def content_type(self) -> str:
+        """What the body is."""
+        if self.method != "PATCH":
+            return "application/json"
+        return "application/json-patch+json" if isinstance(self.body, list) else "application/merge-patch+json"
+
+
+class Connection:
+    """One cluster; off when neither a kubeconfig nor in_cluster is given."""
+
+    def __init__(self, *, kubeconfig: Path | None, context: str | None, in_cluster: bool, timeout_s: float) -> None:
+        """Nothing connects yet; timeout_s bounds every request."""
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._in_cluster = in_cluster
+        self._timeout_s = timeout_s
+        self._api: client.ApiClient | None = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._api is not None:
+            await self._api.close()
+            self._api = None
+
+    async def ask(self, request: Request, answer: type[A]) -> A:
+        """What the API answers, read as ``answer``.
+
+        Raises PermanentError, TemporaryError or, of a write that may have taken effect, OutcomeUnknown.
+        """
+        api = await self._open()
+        what, writes = request.what, request.writes and not request.dry_run
+        try:
+            async with asyncio.timeout(self._timeout_s):  # the session's own limit leaves out renewing credentials
+                return answer.model_validate(await self._call(api, request))
+        except ApiException as error:
+            raise translated(error, what, request.right, writes=writes) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise PermanentError(
+                f"the Kubernetes API's certificate does not hold: {error.certificate_error}"
+            ) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise TemporaryError(f"the Kubernetes API cannot be reached: {error}") from error
+        except (TimeoutError, aiohttp.ClientError) as error:
+            said = f"the Kubernetes API did not answer about {what}: {type(error).__name__}"
+            raise (OutcomeUnknown(said) if writes else TemporaryError(said)) from error
+        except (config.ConfigException, OSError) as error:  # the token's file is read again before each request
+            raise TemporaryError(f"the Kubernetes credentials cannot be read: {error}") from error
+        except (ValueError, LookupError, RecursionError) as error:
+            said = f"the Kubernetes API's answer about {what} is not a {answer.__name__}: {_first(error)}"
+            raise (OutcomeUnknown(said) if writes else TemporaryError(said)) from error
+
+    async def _call(self, api: client.ApiClient, request: Request) -> Any:
+        limits = aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
+        return await api.call_api(
+            request.path,
+            request.method,
+            query_params=[*request.query, *([("dryRun", "All")] if request.dry_run else [])],
+            header_params={"Accept": "application/json", "Content-Type": request.content_type},
+            body=request.body,
+            response_types_map={200: "object", 201: "object", 202: "object"},
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _request_timeout=limits,
+        )
+
+    async def _open(self) -> client.ApiClient:
+        async with self._opening:
+            if self._api is None:
+                self._api = await self._connected()
+            return self._api
+
+    async def _connected(self) -> client.ApiClient:
+        configuration = client.Configuration()
+        try:
+            if self._in_cluster:
+                config.load_incluster_config(client_configuration=configuration)
+            elif self._kubeconfig is not None:
+                await config.load_kube_config(str(self._kubeconfig), self._context, configuration)
+            else:
+                raise PermanentError(NOT_CONFIGURED)
+            api = client.ApiClient(configuration)
+        except (config.ConfigException, yaml.YAMLError, OSError, LookupError, TypeError, ValueError) as error:
+            raise PermanentError(f"the Kubernetes configuration cannot be read: {error}") from error
+        api.user_agent = f"infrasage-runbooks/{__version__}"  # the API's audit log and managedFields name us by it
+        # a proxy is the kubeconfig's to name, in proxy-url; kubernetes_asyncio offers no setting for this
+        api.rest_client.pool_manager._trust_env = False  # noqa: SLF001
+        return api
+
+
+def _first(error: Exception) -> str:
+    """The first thing that is wrong with an answer."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, found['loc'])) or 'it'}: {found['msg']}"
