@@ -6,44 +6,18 @@ Run: .venv/bin/python benchmarks/latency.py [EVENTS] [PER_SECOND]
 
 import asyncio
 import json
-import os
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import aiohttp
-import psutil
-from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from bench import paced, put_runbook, shown, target, worker
 
 from app.broker.kafka import EmbeddedKafka
-from app.development import make_token
 
-SECRET = "a secret of the benchmarks, long enough"
-PORT = 18099
 HOPS = ("hop-one", "hop-two")
-
-
-def shown(name: str, seconds: list[float]) -> dict[str, float]:
-    ordered = sorted(value * 1000 for value in seconds)
-    row = {
-        "n": len(ordered),
-        "p50_ms": round(statistics.median(ordered), 2),
-        "p99_ms": round(ordered[int(len(ordered) * 0.99) - 1], 2),
-        "max_ms": round(ordered[-1], 2),
-    }
-    print(f"{name:48} {row}", flush=True)
-    return row
-
-
-async def paced(count: int, per_second: float):
-    begun = time.monotonic()
-    for number in range(count):
-        await asyncio.sleep(max(0.0, begun + number / per_second - time.monotonic()))
-        yield number
 
 
 async def bare_hops(servers: str, count: int, per_second: float) -> list[float]:
@@ -79,57 +53,14 @@ async def bare_hops(servers: str, count: int, per_second: float) -> list[float]:
 
 
 async def engine(servers: str, folder: Path, count: int, per_second: float) -> list[float]:
-    async def ok(_: web.Request) -> web.Response:
-        return web.json_response({})
-
-    application = web.Application()
-    application.router.add_post("/", ok)
-    target = web.AppRunner(application, access_log=None)
-    await target.setup()
-    await web.TCPSite(target, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{target.addresses[0][1]}/"
-    environment = os.environ | {
-        "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": servers,
-        "RUNBOOKS_DATA_DIR": str(folder / "worker"),
-        "RUNBOOKS_RUNBOOKS_DIR": str(folder / "none"),
-        "RUNBOOKS_API__PORT": str(PORT),
-        "RUNBOOKS_API__JWT_SECRET": SECRET,
-        "RUNBOOKS_NETWORK__ALLOW_LOOPBACK": "true",
-        "RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": "100",
-    }
-    worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "app.cli", "worker", env=environment, stderr=(folder / "worker.log").open("w")
-    )
-    begun = time.monotonic()
-    headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", headers=headers) as session:
-        await ready(session)
-        memory = psutil.Process(worker.pid).memory_info().rss / 1e6
-        print(f"{'worker ready after':48} {time.monotonic() - begun:.2f} s, {memory:.0f} MB resident", flush=True)
+    async with target() as url, worker(servers, folder, RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS="100") as session:
         runbook = {
             "name": "bench",
             "trigger": {"service_id": "s", "condition": "anomaly_score > 0.7"},
             "steps": [{"type": "http", "method": "POST", "url": url} for _ in range(3)],
         }
-        async with session.put("/api/v1/runbooks/bench", json=runbook) as answer:
-            assert answer.status == 201, await answer.text()
-        taken = await started(servers, count, per_second)
-    print(f"{'worker afterwards':48} {psutil.Process(worker.pid).memory_info().rss / 1e6:.0f} MB resident", flush=True)
-    worker.terminate()
-    await worker.wait()
-    await target.cleanup()
-    return taken
-
-
-async def ready(session: aiohttp.ClientSession) -> None:
-    while True:
-        try:
-            async with session.get("/readyz") as answer:
-                if answer.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
-        await asyncio.sleep(0.02)
+        await put_runbook(session, runbook)
+        return await started(servers, count, per_second)
 
 
 async def started(servers: str, count: int, per_second: float) -> list[float]:

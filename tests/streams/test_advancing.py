@@ -5,7 +5,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from building import LEASE, T0, Story, requested, slack, story
+from building import LEASE, T0, Story, requested, scale, slack, story
 from prometheus_client import CollectorRegistry
 from waiting import until
 
@@ -151,6 +151,65 @@ async def test_recovered_what_was_outstanding_is_sent_again(bench):
     await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
     assert [command.command_id for command in bench.log.commands] == ["e/1/0/apply/1"]
     assert len(list(bench.advancer.index.live())) == 1
+
+
+class TestMessagesOfApprovals:
+    GUARDED = scale(require_approval=True, approval_channel="#ops")
+
+    async def asked(self, bench):
+        s = story(self.GUARDED, slack()).prepared()
+        for event in s.events:
+            await bench.read(event)
+        return s
+
+    async def test_a_request_is_sent_once_however_often_something_happens(self, bench):
+        await self.asked(bench)
+        await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+        names = [command.command_id for command in bench.log.commands]
+        assert names == ["e/1/0/prepare/1", "e/1/0/notice-1-0/0"]
+
+    async def test_the_step_goes_on_beside_the_change_of_its_message_and_neither_is_sent_twice(self, bench):
+        s = await self.asked(bench)
+        for event in s.noticed().decided().events[-2:]:
+            await bench.read(event)
+        await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+        names = [command.command_id for command in bench.log.commands[2:]]
+        assert names == ["e/1/0/apply/1", "e/1/0/notice-1-0/2"]
+
+    async def test_recovered_what_is_not_posted_yet_is_asked_for_again(self, bench):
+        s = story(self.GUARDED).prepared()
+        bench.table["e"] = row_of(0, s.state)
+        bench.advancer.recover({0})
+        await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+        assert [command.command_id for command in bench.log.commands] == ["e/1/0/notice-1-0/0"]
+
+    async def test_the_last_change_is_on_the_broker_before_the_execution_is_forgotten(self, bench):
+        s = await self.asked(bench)
+        s.noticed()
+        await bench.read(s.events[-1])
+        acknowledged = asyncio.get_running_loop().create_future()
+
+        async def send_command(command):
+            bench.log.commands.append(command)
+            return acknowledged
+
+        sent = []
+
+        async def send_changes(publisher):
+            sent.append(dict(bench.table))
+            return []
+
+        bench.log.send_command, bench.table.send_changes = send_command, send_changes
+        reading = asyncio.create_task(bench.read(s.decided("reject").events[-1]))
+
+        async def commanded():
+            return bench.log.commands[-1].command_id == "e/1/0/notice-1-0/2"
+
+        await until(commanded)
+        assert (reading.done(), sent) == (False, [])
+        acknowledged.set_result(None)
+        await reading
+        assert "marker" in sent[0]["e"]
 
 
 def test_rows_round_trip():

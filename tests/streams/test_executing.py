@@ -19,8 +19,10 @@ from app.clients.network import NetworkPolicy
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
-from app.core.commands import write_command
+from app.core.commands import MetricCommand, write_command
 from app.core.errors import TemporaryError
+from app.core.events import ApprovalNoticed
+from app.core.runbook import MetricCheck
 from app.streams.executing import LEDGER_KEPT, Ledger, StepExecutor
 from app.streams.figures import Figures
 
@@ -296,3 +298,101 @@ async def test_the_ledger_forgets_what_cannot_come_again():
     assert sorted(table) == ["elsewhere", "new", "newest"]
     assert recovered.find("new").incarnation == "me"
     assert recovered.find("old") is None
+
+
+class Sender:
+    """Takes the messages of approvals; the first is only delivered when it may be."""
+
+    def __init__(self):
+        self.sent, self.go_on = [], asyncio.Event()
+
+    async def send(self, command, told, *, again):
+        self.sent.append((command.command_id, again))
+        await self.go_on.wait()
+        await told(posted(command))
+
+
+def posted(command):
+    return ApprovalNoticed(
+        tenant=command.tenant,
+        execution_id=command.execution_id,
+        at=T0,
+        run=command.run,
+        step=command.step_index,
+        request=command.request,
+        notice=command.notice,
+        version=command.version,
+        channel_id="C1",
+        ts="1.1",
+    )
+
+
+class TestMessagesOfApprovals:
+    def command(self):
+        (command,) = story(scale(require_approval=True, approval_channel="#ops")).prepared().notices
+        return command
+
+    async def test_a_message_is_sent_once_and_acknowledged_after_the_log_knows(self, bench):
+        bench.executor._notices = sender = Sender()
+        record = await bench.take(self.command())
+        again = await bench.take(self.command())
+        assert again.acked
+        await until(lambda: has(sender.sent, 1))
+        assert not record.acked
+        sender.go_on.set()
+        await until(lambda: acknowledged(record))
+        assert [event.type for event in bench.log.events] == ["approval_noticed"]
+        assert sender.sent == [("e/1/0/notice-1-0/0", False)]
+
+    async def test_nothing_is_posted_before_the_claim_is_on_the_broker(self, bench):
+        bench.executor._notices = sender = Sender()
+        bench.table.broker.clear()
+        await bench.take(self.command())
+        await asyncio.sleep(0)
+        assert sender.sent == []
+        bench.table.broker.set()
+        await until(lambda: has(sender.sent, 1))
+        sender.go_on.set()
+
+    async def test_who_takes_over_knows_that_it_may_have_been_posted(self, bench):
+        bench.executor._notices = sender = Sender()
+        await bench.take(self.command())
+        bench.now += timedelta(seconds=1)
+        other = bench.worker("other")
+        other._notices = sender
+        sender.go_on.set()
+        record = await bench.take(self.command(), other)
+        await until(lambda: acknowledged(record))
+        assert [again for _, again in sender.sent] == [False, True]
+
+    async def test_a_command_of_another_kind_is_passed_over(self, bench):
+        record = Record(write_command(METRIC))
+
+        class Stream:
+            def noack(self):
+                return self
+
+            async def events(self):
+                yield record
+
+        await bench.executor.run(Stream(), None)
+        assert record.acked
+
+
+async def has(things, count):
+    return len(things) >= count
+
+
+async def acknowledged(record):
+    return record.acked
+
+
+METRIC = MetricCommand(
+    command_id="m",
+    tenant="default",
+    execution_id="e",
+    run=1,
+    attempt=1,
+    check=MetricCheck(metric_name="cpu", check_after_minutes=1, rollback_if_value_exceeds=90),
+    service_id="s",
+)

@@ -1,0 +1,88 @@
+"""Decision -> step started: an approval is sent to the API, and its step's start stands in the log.
+
+Also API answered: the same decision until the caller is told that it counted. Prints p50, p99 and max in milliseconds.
+Run: .venv/bin/python benchmarks/approvals.py [APPROVALS] [PER_SECOND]
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from bench import paced, put_runbook, shown, target, worker
+
+from app.broker.kafka import EmbeddedKafka
+
+
+async def asked(session: aiohttp.ClientSession, servers: str, count: int) -> list[str]:
+    """The ids of so many executions that wait for approval, after as many anomalies."""
+    producer = AIOKafkaProducer(bootstrap_servers=servers, acks="all")
+    await producer.start()
+    for number in range(count):
+        event = {"anomaly_id": f"a-{number}", "service_id": "s", "metric_name": "m", "anomaly_score": 0.9}
+        await producer.send("anomaly-events", json.dumps(event).encode())
+    await producer.stop()
+    while True:
+        async with session.get("/api/v1/approvals") as answer:
+            items = (await answer.json())["items"]
+        if len(items) == count:
+            return [item["execution_id"] for item in items]
+        await asyncio.sleep(0.05)
+
+
+async def decided(
+    session: aiohttp.ClientSession, servers: str, names: list[str], per_second: float
+) -> tuple[list[float], list[float]]:
+    """Approve all at a steady rate: seconds until each step started, and until each call was answered."""
+    watcher = AIOKafkaConsumer("execution-events", bootstrap_servers=servers, auto_offset_reset="latest")
+    await watcher.start()
+    await watcher.seek_to_end()
+    sent: dict[str, float] = {}
+    started: dict[str, float] = {}
+    answered: list[float] = []
+
+    async def watch() -> None:
+        async for record in watcher:
+            event = json.loads(record.value)
+            if event["type"] == "step_started" and event["execution_id"] in sent:
+                started[event["execution_id"]] = time.time()
+                if len(started) == len(names):
+                    return
+
+    async def approve(name: str) -> None:
+        sent[name] = time.time()
+        async with session.post(f"/api/v1/executions/{name}/approvals", json={"decision": "approve"}) as answer:
+            assert answer.status == 200, await answer.text()
+        answered.append(time.time() - sent[name])
+
+    watching = asyncio.create_task(watch())
+    approving = [asyncio.create_task(approve(names[number])) async for number in paced(len(names), per_second)]
+    await asyncio.gather(*approving)
+    await watching
+    await watcher.stop()
+    return [started[name] - at for name, at in sent.items()], answered
+
+
+async def main(count: int, per_second: float) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        many = str(count + 10)
+        async with (
+            EmbeddedKafka(data_dir=folder / "kafka") as kafka,
+            target() as url,
+            worker(kafka.bootstrap_servers, folder, RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS=many) as session,
+        ):
+            step = {"type": "http", "method": "POST", "url": url, "require_approval": True}
+            await put_runbook(session, {"name": "bench", "trigger": {"service_id": "s"}, "steps": [step]})
+            names = await asked(session, kafka.bootstrap_servers, count)
+            started, answered = await decided(session, kafka.bootstrap_servers, names, per_second)
+            shown(f"decision -> step started at {per_second:g}/s", started)
+            shown(f"decision -> the caller is told at {per_second:g}/s", answered)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int((sys.argv[1:] or ["300"])[0]), float((sys.argv[2:] or ["20"])[0])))

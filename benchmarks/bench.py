@@ -1,0 +1,100 @@
+"""What the benchmarks share: a worker process on the embedded Kafka, a paced load, and how figures are printed."""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import psutil
+from aiohttp import web
+
+from app.development import make_token
+
+SECRET = "a secret of the benchmarks, long enough"
+PORT = 18099
+
+
+def shown(name: str, seconds: list[float]) -> dict[str, float]:
+    """Print and return count, p50, p99 and max of some durations, in milliseconds."""
+    ordered = sorted(value * 1000 for value in seconds)
+    row = {
+        "n": len(ordered),
+        "p50_ms": round(statistics.median(ordered), 2),
+        "p99_ms": round(ordered[int(len(ordered) * 0.99) - 1], 2),
+        "max_ms": round(ordered[-1], 2),
+    }
+    print(f"{name:48} {row}", flush=True)
+    return row
+
+
+async def paced(count: int, per_second: float):
+    """Count at a steady rate."""
+    begun = time.monotonic()
+    for number in range(count):
+        await asyncio.sleep(max(0.0, begun + number / per_second - time.monotonic()))
+        yield number
+
+
+@contextlib.asynccontextmanager
+async def target() -> AsyncIterator[str]:
+    """The URL of an HTTP server that answers every POST with an empty object."""
+
+    async def ok(_: web.Request) -> web.Response:
+        return web.json_response({})
+
+    application = web.Application()
+    application.router.add_post("/", ok)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def worker(servers: str, folder: Path, **settings: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A worker process, ready, and a client of its API with an admin's token."""
+    environment = os.environ | {
+        "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": servers,
+        "RUNBOOKS_DATA_DIR": str(folder / "worker"),
+        "RUNBOOKS_RUNBOOKS_DIR": str(folder / "none"),
+        "RUNBOOKS_API__PORT": str(PORT),
+        "RUNBOOKS_API__JWT_SECRET": SECRET,
+        "RUNBOOKS_NETWORK__ALLOW_LOOPBACK": "true",
+        **settings,
+    }
+    begun = time.monotonic()
+    with (folder / "worker.log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app.cli", "worker", env=environment, stderr=log
+        )
+    headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", headers=headers) as session:
+        await ready(session)
+        memory = psutil.Process(process.pid).memory_info().rss / 1e6
+        print(f"{'worker ready after':48} {time.monotonic() - begun:.2f} s, {memory:.0f} MB resident", flush=True)
+        yield session
+    print(f"{'worker afterwards':48} {psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB resident", flush=True)
+    process.terminate()
+    await process.wait()
+
+
+async def ready(session: aiohttp.ClientSession) -> None:
+    """Wait until the worker says that it can do work."""
+    while True:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.get("/readyz") as answer:
+                if answer.status == 200:
+                    return
+        await asyncio.sleep(0.02)
+
+
+async def put_runbook(session: aiohttp.ClientSession, runbook: dict) -> None:
+    """Bring a definition into force."""
+    async with session.put(f"/api/v1/runbooks/{runbook['name']}", json=runbook) as answer:
+        assert answer.status in (200, 201), await answer.text()
