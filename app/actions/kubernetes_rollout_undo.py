@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from app.actions.scene import Scene
 from app.clients.kubernetes import Deployment, ReplicaSet, Right
-from app.core.errors import PermanentError, TemporaryError
+from app.core.errors import Drifted, PermanentError, TemporaryError
 from app.core.model import JsonObject
 from app.core.planning import Inverse, Outcome, Prepared
 from app.core.steps import KubernetesRolloutUndo
@@ -149,7 +149,7 @@ def _check_drift(expected: JsonValue, current: ReplicaSet, target: ReplicaSet) -
     if expected is None or current.template_hash in {_template(expected), target.template_hash}:
         return
     said = f"it has drifted: the template is {current.template_hash}"
-    raise PermanentError(f"{said}, and this execution left it at {_template(expected)}")
+    raise Drifted(f"{said}, and this execution left it at {_template(expected)}")
 
 
 def _check_absolute(step: KubernetesRolloutUndo, current: ReplicaSet, begun: Prepared) -> None:

@@ -4,7 +4,7 @@ from pydantic import JsonValue
 
 from app.actions.scene import Scene
 from app.clients.kubernetes import Right
-from app.core.errors import PermanentError
+from app.core.errors import Drifted, PermanentError
 from app.core.planning import Inverse, Outcome, Prepared
 from app.core.steps import KubernetesScale
 
@@ -73,4 +73,4 @@ def _count(value: JsonValue) -> int:
 def _check_drift(expected: JsonValue, found: int, wanted: int) -> None:
     """A count that is already the wanted one is no drift: an earlier attempt took effect and its answer was lost."""
     if expected is not None and found not in {_count(expected), wanted}:
-        raise PermanentError(f"it has drifted: the count is {found}, and this execution left it at {_count(expected)}")
+        raise Drifted(f"it has drifted: the count is {found}, and this execution left it at {_count(expected)}")

@@ -19,6 +19,7 @@ from app.core.commands import StepCommand
 from app.core.conditions import compile_condition
 from app.core.errors import (
     ConditionError,
+    Drifted,
     NotKnownYet,
     OutcomeUnknown,
     PermanentError,
@@ -152,7 +153,7 @@ class Runner:
 
     def _rendered(self, command: StepCommand) -> Step | None:
         """The step with its templates filled in; None when a dry run cannot know it yet."""
-        if command.phase == "rollback":
+        if command.ready:
             return command.step
         variables: Mapping[str, Any] = _with_placeholders(command.variables) if command.simulated else command.variables
         try:
@@ -233,6 +234,8 @@ class Runner:
             case TemporaryError():
                 failure = ActionFailure(message=message, temporary=True, delay_s=error.delay_s)
                 return Outcome(outcome="failed", error=failure)
+            case Drifted():
+                return Outcome(outcome="failed", error=ActionFailure(message=message, drifted=True))
             case TemplateError() | PermanentError() | _:
                 return Outcome(outcome="failed", error=ActionFailure(message=message))
 
@@ -259,7 +262,7 @@ class Runner:
 
 def _filled_in(step: Step, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The step's fields with their templates rendered; a shell command takes what they give as arguments."""
-    content = step.model_dump(mode="json", exclude={"when", "name"}, exclude_defaults=True)
+    content = step.model_dump(mode="json", exclude={"when", "name", "rollback"}, exclude_defaults=True)
     source = content.pop("command") if isinstance(step, ShellStep) else None
     filled: dict[str, Any] = {
         field: render(value, variables, field, with_secrets=field in step.secret_fields)

@@ -11,6 +11,7 @@ RunbooksError
 │   └── NotKnownYet           what it gives depends on a value that only the real run will know
 └── ActionError               what clients raise; two words decide the retry
     ├── PermanentError        trying again cannot help
+    │   └── Drifted           what an inverse would take back is no longer as this execution left it
     ├── TemporaryError        trying again may help, after delay_s
     └── OutcomeUnknown        sent, and not known whether it took effect
 """
@@ -85,6 +86,10 @@ class ActionError(RunbooksError):
 
 class PermanentError(ActionError):
     """Trying again cannot help."""
+
+
+class Drifted(PermanentError):
+    """What an inverse would take back is no longer as this execution left it; the message says both values."""
 
 
 class TemporaryError(ActionError):

@@ -1,6 +1,5 @@
 """The state of one execution: what the fold of its events gives."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -56,6 +55,7 @@ StepStatus = Literal[
     "skipped",
     "halted",
     "manual",  # a rollback that only a person can do
+    "drifted",  # a rollback that found something else than was left, and let it be
 ]
 
 
@@ -118,7 +118,7 @@ class Rollback(Frozen):
 
     def pending(self) -> int | None:
         """The position of the step being taken back, None when all have ended."""
-        over = ("succeeded", "failed", "unknown", "manual")
+        over = ("succeeded", "failed", "unknown", "manual", "drifted")
         return next((place for place, step in enumerate(self.steps) if step.status not in over), None)
 
 
@@ -228,10 +228,6 @@ class Execution(Frozen):
             status=self.status,
             dedup_until=self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
         )
-
-    def applied(self) -> Iterator[tuple[int, StepState]]:
-        """The forward steps that took effect, or may have, in the order they ran."""
-        return ((index, step) for index, step in enumerate(self.steps) if step.status in {"succeeded", "unknown"})
 
 
 class Marker(Frozen):

@@ -290,6 +290,7 @@ def _rollback_command(execution: Execution, place: Place) -> StepCommand:
         step=back.inverse.step,
         variables=variables_of(execution),
         expected=back.inverse.expected,
+        ready=not back.inverse.declared,
         secrets_named=_secret_names(execution, 0),
         begun=back.begun,
     )

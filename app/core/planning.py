@@ -18,11 +18,13 @@ OutcomeName = Literal["succeeded", "failed", "unknown"]
 class Inverse(Frozen):
     """The step that takes an applied one back.
 
-    step: a step definition as JSON, ready to run. expected: what must still be there, or the inverse has drifted.
+    step: a step definition as JSON. expected: what must still be there, or the inverse has drifted. declared: whether
+    the runbook's author wrote it, so that its templates are rendered when it runs; a derived one is ready to run.
     """
 
     step: JsonObject
     expected: JsonValue = None
+    declared: bool = False
 
 
 class Prepared(Frozen):
@@ -66,12 +68,14 @@ def size_of(value: JsonValue | Mapping[str, JsonValue]) -> int:
 class ActionFailure(Frozen):
     """Why a step did not succeed.
 
-    temporary: whether trying again may help. delay_s: how long the other side asked to wait, in seconds.
+    temporary: whether trying again may help. delay_s: how long the other side asked to wait, in seconds. drifted:
+    whether an inverse found what it would take back otherwise than the execution had left it, and let it be.
     """
 
     message: Annotated[str, Field(max_length=8192)]
     temporary: bool = False
     delay_s: float | None = None
+    drifted: bool = False
 
 
 class Outcome(Frozen):

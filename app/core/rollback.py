@@ -1,23 +1,77 @@
 """The way back, derived from the steps taken: their inverses in reverse order (product page, "Automatic rollback")."""
 
+from collections.abc import Iterator
+from datetime import datetime
+
 from app.core.execution import Execution, Rollback, RollbackStep, StepState
+from app.core.model import JsonObject
+from app.core.planning import Inverse
+from app.core.steps import Step
 
 ROLLBACK_ATTEMPTS = 3
 NO_PLAN = "what it changed was not recorded"
+NOT_TAKEN_BACK = frozenset({"failed", "unknown", "drifted"})
 
 
 def derive_rollback(execution: Execution, reason: str) -> Rollback:
-    """One record for every step that took effect or may have, the last one first."""
-    steps = [_back(index, step) for index, step in execution.applied()]
+    """One record for every step that took effect or may have, the last one first.
+
+    A step that failed after it was begun is one of them where something can be done about it: its inverse finds out
+    what is there. A failed call or command of which nothing is known has none.
+    """
+    steps = [_back(execution, index) for index in _to_take_back(execution)]
     return Rollback(reason=reason, steps=tuple(reversed(steps)))
 
 
-def _back(index: int, step: StepState) -> RollbackStep:
-    inverse = step.plan.inverse if step.plan else None
+def _to_take_back(execution: Execution) -> Iterator[int]:
+    for index, step in enumerate(execution.steps):
+        failed_midway = step.status == "failed" and step.begun is not None
+        if step.status in {"succeeded", "unknown"} or (
+            failed_midway and inverse_of(execution.runbook.steps[index], step) is not None
+        ):
+            yield index
+
+
+def inverse_of(step: Step, state: StepState) -> Inverse | None:
+    """How a step is taken back: by the step that the runbook declares, else by what was derived when it was planned."""
+    if step.rollback is not None:
+        return Inverse(step=step.rollback.model_dump(mode="json", exclude_defaults=True), declared=True)
+    plan = state.begun or state.plan
+    return plan.inverse if plan else None
+
+
+def _back(execution: Execution, index: int) -> RollbackStep:
+    state = execution.steps[index]
+    inverse = inverse_of(execution.runbook.steps[index], state)
     if inverse is not None:
         return RollbackStep(index=index, inverse=inverse)
-    why = (step.plan.manual_reason if step.plan else None) or NO_PLAN
+    plan = state.begun or state.plan
+    why = (plan.manual_reason if plan else None) or NO_PLAN
     return RollbackStep(index=index, status="manual", reason=why)
+
+
+def without_dependents(rollback: Rollback, place: int, at: datetime) -> Rollback:
+    """The rollback after the step at a place was not taken back: what was done before it to the same target is left.
+
+    Going back further would undo the older change under the newer one.
+    """
+    bad = rollback.steps[place]
+    target = _target(bad.inverse)
+    reason = f"left as it is: step {bad.index + 1}, on the same target, was not taken back"
+    steps = tuple(
+        step.now(status="failed", reason=reason, error=reason, finished_at=at)
+        if number > place and step.status == "pending" and target is not None and _target(step.inverse) == target
+        else step
+        for number, step in enumerate(rollback.steps)
+    )
+    return rollback.model_copy(update={"steps": steps})
+
+
+def _target(inverse: Inverse | None) -> JsonObject | None:
+    """What a derived inverse acts on; None for one that was declared, of which it is not known."""
+    if inverse is None or inverse.declared:
+        return None
+    return {name: inverse.step[name] for name in ("namespace", "deployment", "node") if name in inverse.step} or None
 
 
 def rollback_status(rollback: Rollback) -> str:
@@ -30,7 +84,7 @@ def rollback_status(rollback: Rollback) -> str:
         return "not_needed"
     if rollback.pending() is not None:
         return "running"
-    if "failed" in states or "unknown" in states:
+    if not NOT_TAKEN_BACK.isdisjoint(states):
         return "failed"
     if "manual" not in states:
         return "done"

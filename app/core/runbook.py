@@ -60,6 +60,7 @@ class Runbook(Frozen):
     approval_timeout_minutes: Minutes = 10.0
     notify_channel: ShortText | None = None
     rollback_on_failure: bool = False
+    on_halt: Literal["keep", "rollback"] = "keep"
     rollback_metric_check: MetricCheck | None = None
     dry_run: bool = False
 

@@ -18,7 +18,7 @@ from app.core.events import (
 )
 from app.core.execution import Execution, Place, RollbackStep, StepState, Verification
 from app.core.planning import ActionFailure, Outcome
-from app.core.rollback import ROLLBACK_ATTEMPTS, derive_rollback
+from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, derive_rollback, without_dependents
 from app.core.transitions import Signal
 
 UNKNOWN_ATTEMPTS = 3
@@ -122,12 +122,12 @@ def advance(execution: Execution, at: datetime) -> Move:
     return cancelled(onward, at) if execution.cancel_by is not None else Move("step_done", onward)
 
 
-def begin_rollback(execution: Execution, reason: str, at: datetime) -> Move:
-    """Walk the steps back, or end at once where no step can be."""
+def begin_rollback(execution: Execution, reason: str, at: datetime, otherwise: Signal = "failed") -> Move:
+    """Walk the steps back, or end at once, as otherwise says, where no step can be."""
     rollback = derive_rollback(execution, reason)
     taken = execution.now(rollback=rollback, reason=reason, verification=execution.verification)
     if rollback.pending() is None:
-        return _over("failed", taken, at, reason)
+        return _over(otherwise, taken, at, reason)
     return Move("rollback_begun", taken)
 
 
@@ -139,6 +139,8 @@ def cancelled(execution: Execution, at: datetime) -> Move:
 def halted(execution: Execution, at: datetime, reason: str) -> Move:
     """Stopped at a step that was rejected, or that nobody approved in time."""
     stopped = execution.with_step(execution.cursor, status="halted", error=reason, finished_at=at)
+    if stopped.runbook.on_halt == "rollback":
+        return begin_rollback(stopped, reason, at, otherwise="halted")
     return _over("halted", stopped, at, reason)
 
 
@@ -208,7 +210,8 @@ def _failed(execution: Execution, place: Place, outcome: Outcome, at: datetime) 
     told = place.change(execution, output=outcome.output, truncated=outcome.truncated)
     if error.temporary and not told.request.dry_run and _tries_left(told, place, _max_attempts(told, place)):
         return _try_later(told, place, error, at)
-    return _given_up(told, place, error.message, at)
+    drifted = place.rolling_back and error.drifted
+    return _given_up(told, place, error.message, at, status="drifted" if drifted else "failed")
 
 
 def _unknown(execution: Execution, place: Place, error: ActionFailure, outcome: Outcome, at: datetime) -> Move:
@@ -233,9 +236,12 @@ def _max_attempts(execution: Execution, place: Place) -> int:
 
 
 def _inverse_is_harmless(execution: Execution, place: Place) -> bool:
-    """Whether the inverse may be applied twice: Kubernetes ones carry preconditions."""
-    step = place.step(execution)
-    return isinstance(step, RollbackStep) and step.inverse is not None and step.inverse.step["type"] == "kubernetes"
+    """Whether the inverse may be applied twice: derived ones carry preconditions, a declared one is a step like any."""
+    back = place.step(execution)
+    assert isinstance(back, RollbackStep)
+    assert back.inverse is not None
+    declared = execution.runbook.steps[back.index].rollback
+    return not back.inverse.declared or (declared is not None and declared.harmless_twice)
 
 
 def _tries_left(execution: Execution, place: Place, attempts: int) -> bool:
@@ -273,7 +279,8 @@ def _given_up(execution: Execution, place: Place, message: str, at: datetime, st
         lease_until=None,
     )
     if place.rolling_back:
-        return _walked_back(ended, at)
+        assert ended.rollback is not None
+        return _walked_back(ended.now(rollback=without_dependents(ended.rollback, place.index, at)), at)
     if execution.request.dry_run or execution.runbook.steps[place.index].continue_on_failure:
         return advance(ended, at)
     reason = f"step {place.index + 1} failed: {message}"
@@ -286,7 +293,7 @@ def _walked_back(execution: Execution, at: datetime) -> Move:
     assert execution.rollback is not None
     if execution.rollback.pending() is not None:
         return Move("rollback_continues", execution)
-    bad = [step.index + 1 for step in execution.rollback.steps if step.status in {"failed", "unknown"}]
+    bad = [step.index + 1 for step in execution.rollback.steps if step.status in NOT_TAKEN_BACK]
     if not bad:
         return _over("rollback_done", execution, at, execution.reason)
     named = ", ".join(str(number) for number in bad)

@@ -18,6 +18,11 @@ OnUnknown = Literal["attention", "retry", "fail"]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_.-]{0,31}$")]
 CONTROL = frozenset(map(chr, range(32))) - set("\t\n\r") | {"\x7f"}
+NOT_IN_ROLLBACK = frozenset(
+    {"rollback", "when", "continue_on_failure", "require_approval", "approval_timeout_minutes", "approvals_required"}
+    | {"approvers", "allow_self_approval", "approval_channel", "escalate_to", "retries", "on_unknown"}
+)
+"""What a step that takes another one back cannot have: nobody is asked again, and it has tries of its own."""
 SLOW_TIMEOUT_S = 300.0  # for steps that wait until pods have moved
 
 HARMLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # idempotent, RFC 9110 section 9.2.2
@@ -50,6 +55,15 @@ class StepFields(Frozen):
     when: str | None = None
     on_unknown: OnUnknown | None = None
     continue_on_failure: bool = False
+    rollback: "Step | None" = None
+
+    @field_validator("rollback")
+    @classmethod
+    def _plain_rollback(cls, value: "Step | None") -> "Step | None":
+        given = set() if value is None else value.model_fields_set & NOT_IN_ROLLBACK
+        if given:
+            raise ValueError(f"takes a step back and has no {', '.join(sorted(given))} of its own")
+        return value
 
     @field_validator("when")
     @classmethod
@@ -62,9 +76,9 @@ class StepFields(Frozen):
     """Whether its action ends by itself when timeout_seconds are over, and says how far it came."""
 
     def secret_names(self) -> tuple[str, ...]:
-        """The secrets that the step needs."""
+        """The secrets that the step needs, and the one that takes it back."""
         content = self.model_dump(mode="json", include=set(self.secret_fields))
-        return tuple(names_in(content))
+        return (*names_in(content), *(self.rollback.secret_names() if self.rollback else ()))
 
     @property
     def harmless_twice(self) -> bool:
@@ -280,3 +294,16 @@ class SlackStep(StepFields):
 
 
 Step = Annotated[KubernetesStep | HttpStep | ShellStep | SlackStep, Field(discriminator="type")]
+
+for _model in (
+    KubernetesScale,
+    KubernetesRestart,
+    KubernetesRolloutUndo,
+    KubernetesCordon,
+    KubernetesUncordon,
+    KubernetesDrain,
+    HttpStep,
+    ShellStep,
+    SlackStep,
+):
+    _model.model_rebuild()

@@ -70,6 +70,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
                 "approved": Status.running,
+                "rollback_begun": Status.rolling_back,
                 "halted": Status.halted,
                 "cancelled": Status.cancelled,
             },

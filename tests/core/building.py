@@ -65,7 +65,8 @@ def requested(*steps, at=T0, dry_run=False, by=None, limits=None, context=None, 
 
 def plan(summary="do it", *, inverse=False):
     if inverse:
-        return Prepared.of(summary, before={"replicas": 3}, inverse=Inverse(step=SCALE_BACK, expected={"replicas": 5}))
+        step = {**SCALE_BACK, "deployment": inverse} if isinstance(inverse, str) else SCALE_BACK
+        return Prepared.of(summary, before={"replicas": 3}, inverse=Inverse(step=step, expected={"replicas": 5}))
     return Prepared.of(summary, manual_reason="it cannot be taken back")
 
 

@@ -1,7 +1,7 @@
 from datetime import timedelta
 
 import pytest
-from building import T0, Story, plan, requested, runbook, scale, slack, story
+from building import T0, Story, http, plan, requested, runbook, scale, slack, story
 
 from app.core.anomaly import anomaly_of
 from app.core.events import (
@@ -20,7 +20,7 @@ from app.core.events import (
 )
 from app.core.execution import TERMINAL, Status
 from app.core.lifecycle import decide, evolve, wake_at, why_not_decided
-from app.core.planning import Outcome
+from app.core.planning import ActionFailure, Outcome
 from app.core.stepping import backoff_s
 from app.core.transitions import TRANSITIONS
 
@@ -355,7 +355,7 @@ class TestDryRun:
 class TestRollback:
     def failed(self, **fields) -> Story:
         s = story(slack(), scale(), scale(), slack(), rollback_on_failure=True, **fields)
-        return s.does().does(inverse=True).does(inverse=True).does("failed", "broken")
+        return s.does().does(inverse="one").does(inverse="two").does("failed", "broken")
 
     def test_inverses_in_reverse_order(self):
         s = self.failed()
@@ -371,9 +371,68 @@ class TestRollback:
         assert s.state.rollback.steps[2].reason == "it cannot be taken back"
 
     def test_one_that_fails_does_not_stop_the_others(self):
-        s = self.failed().does("failed", "it has drifted").does()
+        s = self.failed().does("failed", "forbidden").does()
         assert s.status == "rollback_failed"
         assert s.state.reason == "step 4 failed: broken; step 3 was not taken back"
+        assert [step.status for step in s.state.rollback.steps] == ["failed", "succeeded", "manual"]
+
+    def test_what_was_done_before_to_the_same_target_is_left(self):
+        s = story(scale(), scale(), scale(), slack(), rollback_on_failure=True)
+        s.does(inverse="same").does(inverse="other").does(inverse="same").does("failed", "broken")
+        s.does("failed", "forbidden")
+        assert s.command.step_index == 1
+        assert s.does().status == "rollback_failed"
+        assert s.state.reason == "step 4 failed: broken; step 3, 1 was not taken back"
+        last = s.state.rollback.steps[2]
+        assert (last.status, last.error) == ("failed", "left as it is: step 3, on the same target, was not taken back")
+
+    def test_drift_is_recorded_as_such_and_let_be(self):
+        s = self.failed()
+        command = s.command
+        drifted = ActionFailure(message="the count is 8, and this execution left it at 5", drifted=True)
+        s.started().tell(StepFinished(**s.answer(command), outcome=Outcome(outcome="failed", error=drifted)))
+        assert s.does().status == "rollback_failed"
+        first = s.state.rollback.steps[0]
+        assert (first.status, first.error) == ("drifted", drifted.message)
+
+    def test_a_step_that_failed_midway_is_taken_back_where_it_can_be(self):
+        s = story(scale(), rollback_on_failure=True).does("failed", "broken", inverse=True)
+        assert (s.status, s.command.step.replicas) == ("rolling_back", 3)
+        assert s.does().status == "rolled_back"
+        for step in (slack(), scale()):
+            assert story(step, rollback_on_failure=True).does("failed", "broken").status == "failed"
+        never_begun = story(scale(), rollback_on_failure=True)
+        assert never_begun.finished(never_begun.command, "failed", "no such deployment").status == "failed"
+
+    DECLARED = http(rollback={"type": "http", "method": "DELETE", "url": "https://x.example/{{ steps[0].output.id }}"})
+
+    def test_a_declared_rollback_runs_with_what_the_step_gave(self):
+        s = story(self.DECLARED, slack(), rollback_on_failure=True).does(output={"id": "7"}).does("failed", "x")
+        command = s.command
+        assert (command.phase, command.step.method, command.ready) == ("rollback", "DELETE", False)
+        assert command.variables["steps"][0]["output"] == {"id": "7"}
+        assert s.does().status == "rolled_back"
+
+    def test_a_declared_rollback_is_tried_again_only_where_twice_is_harmless(self):
+        for method, status in (("DELETE", "rolling_back"), ("POST", "rollback_failed")):
+            step = http(rollback={"type": "http", "method": method, "url": "https://x.example"})
+            s = story(step, slack(), rollback_on_failure=True).does().does("failed", "x")
+            assert s.does("unknown", "no answer").status == status
+
+    def test_a_declared_rollback_runs_for_a_step_that_failed_midway_too(self):
+        s = story(self.DECLARED, rollback_on_failure=True).does("failed", "broken")
+        assert s.command.step.method == "DELETE"
+
+    def test_halted_it_goes_back_where_the_runbook_says_so(self):
+        guarded = slack(require_approval=True)
+        s = story(scale(), guarded, on_halt="rollback").does(inverse=True).prepared().decided("reject", comment="no")
+        assert (s.status, s.state.reason) == ("rolling_back", "rejected by ann: no")
+        assert s.state.steps[1].status == "halted"
+        assert s.does().status == "rolled_back"
+        s = story(scale(), guarded, on_halt="rollback").does(inverse=True).prepared().at(11 * MINUTE).timer()
+        assert s.status == "rolling_back"
+        assert story(guarded, on_halt="rollback").prepared().decided("reject").status == "halted"
+        assert story(scale(), guarded).does(inverse=True).prepared().decided("reject").status == "halted"
 
     def test_a_rollback_step_is_tried_again(self):
         s = self.failed().does("failed", "busy", temporary=True)

@@ -194,3 +194,31 @@ def test_the_secrets_of_a_shell_step_stand_in_its_environment_and_stdin():
     step = {**KINDS[5], "command": "echo $HOME", "environment": {"A": "$TOKEN"}, "stdin": "${PASSWORD}"}
     (read,) = read_runbook({**PAGE, "steps": [step]}).steps
     assert set(read.secret_names()) == {"TOKEN", "PASSWORD"}
+
+
+def test_a_step_may_declare_the_one_that_takes_it_back():
+    back = {"type": "shell", "host": "h", "command": "undo", "environment": {"A": "$UNDO_TOKEN"}}
+    step = http(headers={"X": "$TOKEN"}, rollback=back)
+    (read,) = read_runbook({**PAGE, "steps": [step]}).steps
+    assert read.rollback.command == "undo"
+    assert read.secret_names() == ("TOKEN", "UNDO_TOKEN")
+    assert read_runbook(read_runbook({**PAGE, "steps": [step]}).content()).steps == (read,)
+
+
+@pytest.mark.parametrize(
+    ("back", "message"),
+    [
+        (http(rollback=http()), "steps[0].rollback: takes a step back and has no rollback of its own"),
+        (
+            http(require_approval=True, when="true"),
+            "steps[0].rollback: takes a step back and has no require_approval, when of its own",
+        ),
+        (http(ur="x"), "steps[0].rollback.ur: unknown field (did you mean 'url'?)"),
+        ({"type": "httpp"}, "steps[0].rollback.type: 'httpp' is not one of kubernetes, http, shell, slack"),
+        (http(body="{{ x"), "steps[0].rollback.body: is not a template"),
+    ],
+)
+def test_what_a_declared_rollback_refuses(back, message):
+    with pytest.raises(RunbookRefused) as caught:
+        read_runbook({**PAGE, "steps": [http(rollback=back)]})
+    assert message in str(caught.value)
