@@ -7,9 +7,9 @@ from pydantic import JsonValue
 
 from app.core.approval import Approval, ApprovalState, Notice, NoticeKind, Vote
 from app.core.execution import Execution
-from app.core.model import Frozen, Instant, canonical
+from app.core.model import Frozen, Instant, JsonObject, canonical
 from app.core.planning import Prepared
-from app.core.steps import SlackStep
+from app.core.steps import SlackStep, Step
 
 
 class RequestReference(Frozen):
@@ -75,7 +75,7 @@ def card_of(execution: Execution, index: int, approval: Approval, notice: Notice
         step_name=step.name,
         summary=plan.summary,
         namespace=namespace if isinstance(namespace, str) else None,
-        undo=undo_of(plan),
+        undo=undo_of(step, plan),
         text=text if isinstance(text, str) else None,
         requested_at=approval.requested_at,
         deadline=approval.deadline,
@@ -99,11 +99,18 @@ def reference_of(execution: Execution, index: int, approval: Approval) -> Reques
     )
 
 
-def undo_of(plan: Prepared) -> str:
-    """How a plan would be taken back, in a few words."""
+def undo_of(step: Step, plan: Prepared) -> str:
+    """How a step's plan would be taken back, in a few words; what nobody but a person can undo is marked."""
+    if step.rollback is not None:
+        declared = step.rollback.model_dump(mode="json", exclude_defaults=True)
+        return f"by the step the runbook declares: {_in_words(declared)}"
     if plan.inverse is None:
-        return f"by hand: {plan.manual_reason or 'it has no inverse'}"
-    step = plan.inverse.step
+        return f"⚠ only by hand: {plan.manual_reason or 'it has no inverse'}"
+    said = f" ({plan.manual_reason})" if plan.manual_reason else ""
+    return _in_words(plan.inverse.step) + said
+
+
+def _in_words(step: JsonObject) -> str:
     place = "/".join(str(step[name]) for name in ("namespace", "deployment", "node", "host") if name in step)
     rest = {name: value for name, value in step.items() if name not in UNDO_PLACES}
     more = ", ".join(f"{name} {value}" for name, value in rest.items())

@@ -10,6 +10,7 @@ from app.core.catalog import Definition
 from app.core.errors import Problem
 from app.core.execution import Execution
 from app.core.model import JsonObject
+from app.core.rollback import inverse_of
 from app.history.items import (
     ApprovalItem,
     HistoryItem,
@@ -76,7 +77,8 @@ class PlannedStep(Shown):
     """What one step would do.
 
     before, after: None where the action has none. inverse: the step that would take it back; None when only a person
-    could, and manual_reason says why. error: why it could not be planned.
+    could, and manual_reason says why. undo: the same in words, None where nothing could be planned. error: why it could
+    not be planned.
     """
 
     index: int
@@ -90,6 +92,8 @@ class PlannedStep(Shown):
     after: JsonValue
     inverse: JsonValue
     manual_reason: str | None
+    undo: str | None
+    reversible: bool
     error: str | None
 
 
@@ -107,7 +111,7 @@ class DryRun(HistoryItem):
 
 def _planned(execution: Execution, index: int) -> PlannedStep:
     step, state = execution.runbook.steps[index], execution.steps[index]
-    plan = state.plan
+    plan, inverse = state.plan, inverse_of(step, state)
     return PlannedStep(
         index=index,
         name=step.name,
@@ -118,8 +122,10 @@ def _planned(execution: Execution, index: int) -> PlannedStep:
         require_approval=step.require_approval,
         before=plan.before if plan else None,
         after=plan.after if plan else None,
-        inverse=plan.inverse.step if plan and plan.inverse else None,
-        manual_reason=plan.manual_reason if plan else None,
+        inverse=inverse.step if inverse else None,
+        manual_reason=plan.manual_reason if plan and not step.rollback else None,
+        undo=undo_of(step, plan) if plan else None,
+        reversible=inverse is not None,
         error=state.error,
     )
 
@@ -161,7 +167,7 @@ class WaitingApproval(Shown):
             action=step.action,
             plan=plan_item(approval.plan),
             summary=approval.plan.summary,
-            undo=undo_of(approval.plan),
+            undo=undo_of(step, approval.plan),
             approvers=list(step.approvers),
             approvals_required=step.approvals_required,
             approval=approval_item(approval),

@@ -153,4 +153,4 @@ def test_the_dialog_for_a_reason_is_one_slack_takes():
 
 
 def test_a_plan_without_an_inverse_says_why():
-    assert "Undo: by hand: it cannot be taken back" in text_of(card(a_plan=plan()), T0)
+    assert "Undo: ⚠ only by hand: it cannot be taken back" in text_of(card(a_plan=plan()), T0)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from building import T0, plan, requested, scale, slack, story
+from building import T0, http, plan, requested, runbook, scale, slack, story
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,9 +55,15 @@ class TestAsking:
         assert card.reference.digest == s.state.steps[1].approval.digest
 
     def test_what_cannot_be_undone_says_why(self):
-        assert undo_of(plan()) == "by hand: it cannot be taken back"
-        assert undo_of(Prepared.of("x")) == "by hand: it has no inverse"
-        assert undo_of(Prepared.of("x", inverse=Inverse(step={"type": "http", "url": "u"}))) == "http (url u)"
+        (step, declared) = runbook(slack(), http(rollback=http(method="DELETE"))).steps
+        assert undo_of(step, plan()) == "⚠ only by hand: it cannot be taken back"
+        assert undo_of(step, Prepared.of("x")) == "⚠ only by hand: it has no inverse"
+        inverse = Inverse(step={"type": "http", "url": "u"})
+        assert undo_of(step, Prepared.of("x", inverse=inverse)) == "http (url u)"
+        both = Prepared.of("x", inverse=inverse, manual_reason="pods do not move back")
+        assert undo_of(step, both) == "http (url u) (pods do not move back)"
+        said = "by the step the runbook declares: http (method DELETE, url https://x.example/y)"
+        assert undo_of(declared, plan()) == said
 
     def test_the_same_state_asks_with_the_same_command(self):
         s = waiting()

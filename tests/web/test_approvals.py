@@ -158,7 +158,7 @@ async def test_what_waits_for_the_caller_is_listed_with_its_plan(web, holds):
     state = holds(waits(approvers=["cho", "group:sre"], approvals_required=2))
     (item,) = (await list_waiting(web)).body["items"]
     assert (item["execution_id"], item["step"], item["step_count"], item["may_decide"]) == ("e", 0, 2, True)
-    assert (item["summary"], item["undo"]) == ("do it", "by hand: it cannot be taken back")
+    assert (item["summary"], item["undo"]) == ("do it", "⚠ only by hand: it cannot be taken back")
     assert item["approval"]["digest"] == state.steps[0].approval.digest
     assert (item["approvers"], item["approvals_required"]) == (["cho", "group:sre"], 2)
 
