@@ -1,16 +1,32 @@
-"""A Kafka consumer whose ``stop`` ends all that it began."""
+"""A Kafka consumer that leaves nothing behind, whenever its start is given up or it is stopped."""
 
 import asyncio
 
 from aiokafka import AIOKafkaConsumer
 
+GIVEN_UP_S = 5.0
+
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
-    """aiokafka's consumer, stopped to the end.
+    """aiokafka's consumer, started and stopped to the end.
 
-    aiokafka 0.14 awaits each fetch that it has just cancelled. One that ends as cancelled ends ``stop`` there: the
+    aiokafka 0.14 forgets its first connection when ``start`` is cancelled while that one is asked for metadata. And
+    ``stop`` awaits each fetch that it has just cancelled: one that ends as cancelled ends ``stop`` there, the
     connections stay open, the other fetches go on, and whoever called is told that it was cancelled when nobody did.
     """
+
+    async def start(self) -> None:
+        """Connect; one that is cancelled first lets the connection come about, for a moment, and closes it."""
+        starting = asyncio.ensure_future(super().start())
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            _, late = await asyncio.wait({starting}, timeout=GIVEN_UP_S)
+            for one in late:
+                one.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Stop fetching, leave the group and close every connection; stopping a stopped one does nothing."""

@@ -8,6 +8,7 @@ from waiting import until
 from app.actions.kubernetes_cordon import CordonAction
 from app.actions.kubernetes_drain import DrainAction
 from app.clients.kubernetes import Held
+from app.clients.kubernetes.pods import Pods
 from app.core.errors import PermanentError, TemporaryError
 from app.core.steps import KubernetesDrain, KubernetesUncordon
 
@@ -123,8 +124,18 @@ async def test_a_pod_that_has_ended_needs_no_leave(fleet, step, in_cluster):
 
 
 async def test_in_a_namespace_that_is_being_deleted_nothing_can_be_evicted_and_pods_are_waited_for(
-    fleet, step, in_cluster
+    fleet, step, in_cluster, monkeypatch
 ):
+    looked = []
+    of_node = Pods.of_node
+
+    async def watched(pods, node):
+        looked.append(await of_node(pods, node))
+        return looked[-1]
+
+    async def has_taken_stock_and_looked_again() -> bool:
+        return len(looked) > 1
+
     async with fleet.closing_namespace("slow") as namespace:
         kubernetes = in_cluster().clients.kubernetes
 
@@ -134,8 +145,11 @@ async def test_in_a_namespace_that_is_being_deleted_nothing_can_be_evicted_and_p
         await until(is_leaving)
         (pod,) = await kubernetes.pods.of_node(fleet.node)
         assert "because it is being terminated" in (await kubernetes.pods.evict(pod)).why
-        applied = asyncio.create_task(drained(step(), in_cluster()))
-        await until(fleet.cordoned)
+        scene, the_step = in_cluster(), step()
+        plan = await ACTION.prepare(the_step, scene)
+        monkeypatch.setattr(Pods, "of_node", watched)
+        applied = asyncio.create_task(ACTION.apply(the_step, plan, scene))
+        await until(has_taken_stock_and_looked_again)
         assert not applied.done()
     assert (await applied).output["evicted"] == [f"{namespace}/slow"]
 

@@ -1,8 +1,10 @@
 """Stopping a consumer, on a real Kafka."""
 
 import asyncio
+import weakref
 
 import pytest
+from aiokafka.conn import AIOKafkaConnection
 
 from app.clients.kafka import Consumer
 
@@ -48,3 +50,35 @@ async def test_who_stops_can_still_be_cancelled(consumer):
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert connections(consumer) == []
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The connections that are open, collected garbage left out."""
+    known = weakref.WeakSet()
+    connect = AIOKafkaConnection.connect
+
+    async def watched(connection):
+        known.add(connection)
+        return await connect(connection)
+
+    monkeypatch.setattr(AIOKafkaConnection, "connect", watched)
+    return lambda: [one for one in known if one.connected()]
+
+
+@pytest.mark.parametrize(
+    "reached",
+    [lambda opened: True, lambda opened: opened, lambda opened: any(one._versions for one in opened)],
+    ids=["at once", "connected", "asked for metadata"],
+)
+async def test_a_start_that_is_cancelled_at_whatever_moment_leaves_no_connection(kafka, opened, reached):
+    consumer = Consumer(bootstrap_servers=kafka, enable_auto_commit=False)
+    starting = asyncio.create_task(consumer.start())
+    while not reached(opened()):  # noqa: ASYNC110 - the moment is one between two steps of the loop
+        await asyncio.sleep(0)
+    assert not starting.done()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert opened() == []
+    await consumer.stop()
