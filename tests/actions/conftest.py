@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from fakes import clients_towards, running_stand_ins
-from fleet import Fleet
 
 from app.actions.scene import Scene
 
@@ -30,9 +29,3 @@ def scene(clients) -> Scene:
 def with_client(scene):
     """The scene with one of its clients exchanged."""
     return lambda **clients: replace(scene, clients=replace(scene.clients, **clients))
-
-
-@pytest.fixture
-def fleet(admin, kubelet) -> Fleet:
-    """Nodes and pods to act on, in the test cluster."""
-    return Fleet(admin, kubelet)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from cluster import Cluster
+from fleet import Fleet
 from kubelet import Kubelet
 from kubernetes_asyncio import client, config
 from lossy import LossyLine
@@ -78,6 +79,12 @@ async def lossy(cluster, tmp_path) -> AsyncIterator[LossyLine]:
 def world(admin, namespace) -> World:
     """Deployments to act on."""
     return World(admin, namespace)
+
+
+@pytest.fixture
+def fleet(admin, kubelet) -> Fleet:
+    """Nodes and pods to act on, in the test cluster."""
+    return Fleet(admin, kubelet)
 
 
 @pytest.fixture

@@ -41,6 +41,11 @@ class Fleet:
     async def pod(self, name: str) -> Any:
         return await self._core.read_namespaced_pod(name, self.namespace)
 
+    async def unschedulable(self) -> list[bool]:
+        """Whether each of the two nodes is cordoned."""
+        found = [await self._core.read_node(name) for name in (self.node, self.other_node)]
+        return [bool(node.spec.unschedulable) for node in found]
+
     async def nodes_of_pods(self) -> set[str]:
         """Where the pods are."""
         return {pod["spec"].get("nodeName") for pod in await self.all()}
