@@ -13,7 +13,7 @@ from app.core.approval_card import ApprovalCard
 
 APPROVE, REJECT = "runbook_approve", "runbook_reject"
 REASON_VIEW, REASON_BLOCK, REASON_INPUT = "runbook_reject_reason", "reason", "text"
-MAX_LINE, MAX_QUOTE, MAX_HEADER = 400, 2500, 150
+MAX_LINE, MAX_QUOTE, MAX_HEADER, MAX_SECTION = 400, 2500, 150, 2900
 MARKS = {"approved": "✅", "rejected": "❌", "expired": "⌛", "superseded": "↻", "withdrawn": "⏹"}
 PREFIXES = {"ask": "", "remind": "Still waiting: ", "escalate": "Nobody has decided yet: "}
 
@@ -31,7 +31,7 @@ def blocks_of(card: ApprovalCard, now: datetime) -> Blocks:
     blocks = [_header(PREFIXES[card.kind] + _title(card)), _plain("\n".join([_facts(card), *_plan(card)]))]
     if card.text is not None:
         blocks.append(_quote(card.text))
-    blocks += [_plain(line) for line in (*_changed(card), *_votes(card))]
+    blocks += [_plain(line[:MAX_SECTION]) for line in (*_changed(card), *_votes(card))]
     if pending:
         blocks.append(_buttons(card))
     blocks.append(_context(_time_left(card, now) if pending else _ended(card)))

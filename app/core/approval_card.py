@@ -1,9 +1,9 @@
 """What a message about a request for approval says, as data: how it looks is the client's business."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from app.core.approval import Approval, ApprovalState, Notice, NoticeKind, Vote
 from app.core.execution import Execution
@@ -18,7 +18,7 @@ class RequestReference(Frozen):
     tenant: str
     execution_id: str
     run: int
-    step: int
+    step: Annotated[int, Field(ge=0)]
     request: int
     digest: str
 

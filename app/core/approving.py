@@ -90,14 +90,16 @@ def on_decision(execution: Execution, event: ApprovalDecided) -> Move:
 def _asking_was_all(execution: Execution, index: int, approval: Approval, at: datetime) -> Move:
     """A slack step that needs approval is the request itself: its message has been posted, and somebody agreed."""
     ask = approval.ask
-    posted = {"channel": ask.channel_id, "ts": ask.ts, "thread_ts": None, "posted_to": ask.to} if ask else None
+    posted = None
+    if ask is not None and ask.ts is not None:
+        posted = {"channel": ask.channel_id, "ts": ask.ts, "thread_ts": None, "posted_to": ask.to}
     done = execution.with_step(
         index, status="succeeded", output=posted, error=None, started_at=approval.requested_at, finished_at=at
     )
     return advance(done, at)
 
 
-def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
+def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:  # noqa: PLR0911 - one rule each
     """Why a decision does not count for this state; None when it does."""
     if event.run not in {None, execution.run}:
         return "it was given for an earlier run"
@@ -108,6 +110,8 @@ def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
         return f"step {event.step} does not wait for approval"
     if event.request not in {None, approval.number} or event.digest not in {None, approval.digest}:
         return "it was given for another plan"
+    if event.request is None and event.at < approval.requested_at:
+        return "it was given before this was asked"
     if event.at >= approval.deadline:
         return "it came after the deadline"
     if not may_decide(step, approval, event.by, event.groups):

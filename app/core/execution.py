@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from app.core.anomaly import TenantId
 from app.core.approval import Approval
@@ -81,6 +81,15 @@ class StepState(Frozen):
     finished_at: Instant | None = None
     lease_until: Instant | None = None
     retry_at: Instant | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_before(cls, given: Any) -> Any:
+        """A request of a row from before requests kept their plan: it was the step's."""
+        approval = given.get("approval") if isinstance(given, dict) else None
+        if isinstance(approval, dict) and "plan" not in approval:
+            return {**given, "approval": {**approval, "plan": given.get("plan")}}
+        return given
 
     def now(self, **changes: Any) -> Self:
         """The step with these fields changed."""

@@ -139,7 +139,9 @@ def _on_timer(execution: Execution, at: datetime) -> Move:
     if step.status == "awaiting_approval":
         return on_request_due(execution, place.index, at)
     if step.status == "backing_off":
-        again = place.change(execution, status="pending", attempt=step.attempt + 1, retry_at=None)
+        approved = step.approval is not None and step.approval.state == "approved"
+        status = "approved" if approved else "pending"  # another plan is asked about, the same one is not
+        again = place.change(execution, status=status, attempt=step.attempt + 1, retry_at=None)
         return Move("retry_due", again)
     return on_lease_end(execution, place, at)
 

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
+from app.core.approval import ApprovalState
 from app.core.approval_card import undo_of
 from app.core.catalog import Definition
 from app.core.errors import Problem
@@ -186,7 +187,7 @@ class WaitingList(Shown):
 class Decided(HistoryItem):
     """The execution after a decision; state is the approval's: pending while more have to agree."""
 
-    state: Literal["pending", "approved", "rejected", "expired"]
+    state: ApprovalState
 
     @classmethod
     def of(cls, execution: Execution, step: int) -> Self:

@@ -88,7 +88,7 @@ def _decision(parts: WebParts, caller: Caller, execution: Execution, body: Appro
         source="api",
         comment=body.comment,
         run=execution.run,
-        request=waiting.number if waiting and body.digest is None else None,
+        request=waiting.number if waiting else None,
         digest=waiting.digest if waiting and body.digest is None else body.digest,
         at=parts.clock(),
     )

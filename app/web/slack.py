@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
@@ -34,13 +35,13 @@ from app.actions.approval_message import (
 from app.core.approval_card import RequestReference, card_of
 from app.web.parts import SlackRules, WebParts
 from app.web.problems import ApiProblem
-from app.web.slack_decisions import Answer, Click, SlackDecisions, request_of
+from app.web.slack_decisions import MAX_REFUSAL, Answer, Click, SlackDecisions, request_of
 
 SIGNATURE = re.compile(r"v0=[0-9a-f]{64}")
 TIMESTAMP = re.compile(r"[0-9]{1,15}")
 RECONNECT_S = 5.0
 CALL_S = 5
-FAILURES = (SlackClientError, OSError, asyncio.TimeoutError)
+FAILURES = (SlackClientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
 """What telling somebody something may end with; nothing depends on it."""
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class SlackDesk:
         if answer.execution is None or request is None or request.state == "pending" or not answer.recorded:
             return
         shows = next((one for one in request.notices if one.ts is not None), None)
-        if shows is None or answer.decision is None or answer.decision.refusal != request.ended:
+        if shows is None or answer.decision is None or answer.decision.refusal != request.ended[:MAX_REFUSAL]:
             return
         card, at = card_of(answer.execution, reference.step, request, shows), self._clock()
         try:

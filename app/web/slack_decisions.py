@@ -16,9 +16,10 @@ from app.core.execution import Execution
 from app.core.people import SlackUsers
 from app.web.parts import HistoryPort, LogPort
 
-HISTORY_S, RECORD_S, BOUND_S, POLL_S = 0.8, 1.6, 1.0, 0.02
+MAX_REFUSAL = 1024
+HISTORY_S, RECORD_S, BOUND_S, POLL_S = 0.5, 1.2, 0.8, 0.02
 """Seconds for each part of an answer; together less than the three that Slack waits."""
-NOT_RECORDED = "Your decision is NOT recorded: {why}. Please try again, or decide through the API."
+NOT_RECORDED = "Your decision is NOT recorded: {why}. Please look at the message, and try again or use the API."
 
 
 class Click(NamedTuple):
@@ -69,7 +70,7 @@ class SlackDecisions:
         except (TimeoutError, TemporaryError):
             return Answer(False, None, "the history cannot be read at the moment", None)
         made = self._decision(click, reference, decision, comment)
-        refusal = made.refusal or _why_not(execution, click, reference, made)
+        refusal = (made.refusal or _why_not(execution, click, reference, made) or "")[:MAX_REFUSAL] or None
         made = made.model_copy(update={"refusal": refusal}).signed(*self.signing)
         try:
             async with asyncio.timeout(RECORD_S):

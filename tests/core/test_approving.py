@@ -226,7 +226,7 @@ class TestSlackStep:
 
     def test_approved_through_the_api_before_it_was_posted(self):
         s = waiting(self.STEP, a_plan=self.PLAN).decided(by="ann")
-        assert s.state.steps[0].output["ts"] is None
+        assert (s.state.steps[0].status, s.state.steps[0].output) == ("succeeded", None)
 
     def test_a_check_or_a_cancelled_quorum_follows_as_after_any_step(self):
         check = {"metric_name": "cpu", "check_after_minutes": 5, "rollback_if_value_exceeds": 90.0}
@@ -315,3 +315,28 @@ def test_a_button_carries_the_reference_and_a_command_its_topic():
     (post,) = waiting().notices
     assert RequestReference.model_validate_json(post.card.reference.text()) == post.card.reference
     assert post.topic == "step-commands.slack"
+
+
+def test_a_decision_that_comes_again_does_not_count_for_the_next_request():
+    s = waiting().at(5).decided()
+    late = s.events[-1]
+    s.at(9).prepared(plan("another")).tell(late.model_copy(update={"digest": None}))
+    assert s.refusal == "it was given before this was asked"
+    assert s.status == "awaiting_approval"
+
+
+def test_a_retry_of_an_approved_step_is_not_asked_about_again():
+    s = waiting(scale(require_approval=True, retries={"max_attempts": 2})).decided()
+    approved = s.state.steps[0].plan
+    command = s.command
+    s.started(approved, command).finished(command, "failed", "busy", temporary=True).at(60).timer()
+    assert (s.command.phase, s.command.expected_digest, s.command.attempt) == ("apply", approved.digest, 2)
+    again = s.command
+    assert s.started(approved, again).finished(again).status == "succeeded"
+
+
+def test_a_row_from_before_requests_kept_their_plan_is_read():
+    state = waiting().state
+    row = state.model_dump(mode="json")
+    del row["steps"][0]["approval"]["plan"]
+    assert type(state).model_validate(row) == state
