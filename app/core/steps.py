@@ -60,7 +60,8 @@ class StepFields(Frozen):
     @field_validator("rollback")
     @classmethod
     def _plain_rollback(cls, value: "Step | None") -> "Step | None":
-        given = set() if value is None else value.model_fields_set & NOT_IN_ROLLBACK
+        fields = {} if value is None else type(value).model_fields
+        given = {name for name in NOT_IN_ROLLBACK & fields.keys() if getattr(value, name) != fields[name].default}
         if given:
             raise ValueError(f"takes a step back and has no {', '.join(sorted(given))} of its own")
         return value

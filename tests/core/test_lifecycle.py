@@ -4,6 +4,7 @@ import pytest
 from building import T0, Story, http, plan, requested, runbook, scale, slack, story
 
 from app.core.anomaly import anomaly_of
+from app.core.commands import read_command, write_command
 from app.core.events import (
     ApprovalDecided,
     CancelRequested,
@@ -17,8 +18,10 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
     TimerFired,
+    read_event,
+    write_event,
 )
-from app.core.execution import TERMINAL, Status
+from app.core.execution import TERMINAL, Execution, Status
 from app.core.lifecycle import decide, evolve, wake_at, why_not_decided
 from app.core.planning import ActionFailure, Outcome
 from app.core.stepping import backoff_s
@@ -412,6 +415,12 @@ class TestRollback:
         assert (command.phase, command.step.method, command.ready) == ("rollback", "DELETE", False)
         assert command.variables["steps"][0]["output"] == {"id": "7"}
         assert s.does().status == "rolled_back"
+
+    def test_a_step_with_a_declared_rollback_travels(self):
+        s = story(self.DECLARED)
+        assert read_command(write_command(s.command)) == s.command
+        assert read_event(write_event(s.state.request)) == s.state.request
+        assert Execution.model_validate(s.state.model_dump(mode="json")) == s.state
 
     def test_a_declared_rollback_is_tried_again_only_where_twice_is_harmless(self):
         for method, status in (("DELETE", "rolling_back"), ("POST", "rollback_failed")):
