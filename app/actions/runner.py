@@ -104,7 +104,7 @@ class Runner:
         except RunbooksError as error:
             await self._finish(command, record, self._outcome(command, error))
             return
-        if command.phase == "prepare" or command.expected_digest not in (None, plan.digest):
+        if command.phase == "prepare" or command.plan_only or command.expected_digest not in (None, plan.digest):
             await record(StepPrepared(**self._answer(command), plan=plan))
             return
         assert step is not None

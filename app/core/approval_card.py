@@ -30,8 +30,9 @@ class RequestReference(Frozen):
 class ApprovalCard(Frozen):
     """All that a message about a request says.
 
-    summary: the prepared plan. undo: how it would be taken back, or why it cannot be. text: a slack step's own message,
-    None for other steps. required: how many have to agree. changed: since the plan approved before.
+    summary: the prepared plan. undo: how it would be taken back, or why it cannot be. takes_back: whether it is the
+    step that is taken back. text: a slack step's own message, None for other steps. required: how many have to agree.
+    changed: since the plan approved before.
     """
 
     reference: RequestReference
@@ -46,6 +47,7 @@ class ApprovalCard(Frozen):
     summary: str
     namespace: str | None
     undo: str
+    takes_back: bool = False
     text: str | None
     requested_at: Instant
     deadline: Instant
@@ -62,7 +64,8 @@ def card_of(execution: Execution, index: int, approval: Approval, notice: Notice
     anomaly = execution.request.anomaly
     score = execution.request.context.get("anomaly_score") if anomaly is None else anomaly.anomaly_score
     namespace = plan.params.get("namespace")
-    text = plan.params.get("message") if isinstance(step, SlackStep) else None
+    takes_back = approval not in execution.steps[index].requests
+    text = plan.params.get("message") if isinstance(step, SlackStep) and not takes_back else None
     return ApprovalCard(
         reference=reference_of(execution, index, approval),
         kind=notice.kind,
@@ -75,7 +78,8 @@ def card_of(execution: Execution, index: int, approval: Approval, notice: Notice
         step_name=step.name,
         summary=plan.summary,
         namespace=namespace if isinstance(namespace, str) else None,
-        undo=undo_of(step, plan),
+        undo=f"nothing: it takes step {index + 1} back" if takes_back else undo_of(step, plan),
+        takes_back=takes_back,
         text=text if isinstance(text, str) else None,
         requested_at=approval.requested_at,
         deadline=approval.deadline,

@@ -9,7 +9,7 @@ from app.core.approval import Approval, Notice, Vote
 from app.core.approval_card import card_of, difference
 from app.core.commands import NoticeCommand
 from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
-from app.core.execution import Execution, StepState
+from app.core.execution import Execution, Place, StepState
 from app.core.planning import Prepared
 from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
 from app.core.steps import SlackStep, Step
@@ -24,12 +24,14 @@ def on_prepared(execution: Execution, event: StepPrepared) -> Move:
     if execution.request.dry_run:
         done = place.change(execution, status="planned", plan=event.plan, finished_at=event.at)
         return advance(done, event.at)
-    if not execution.runbook.steps[event.step].require_approval:
+    if not place.asks(execution):
         raise Stale("the step asks for no approval")
     if execution.cancel_by is not None:
         return cancelled(execution, event.at)
-    asked = _request(execution, event.step, event.plan, event.at)
-    again = {"attempt": step.attempt + 1, "superseded": _superseded(step)} if step.approval is not None else {}
+    asked = _request(execution, place, event.plan, event.at)
+    again: dict[str, object] = {} if step.approval is None else {"superseded": _superseded(step)}
+    if again or place.rolling_back:  # to plan and to take back are one phase: only the attempt tells them apart
+        again["attempt"] = step.attempt + 1
     waits = place.change(
         begun(execution, event.at), status="awaiting_approval", plan=event.plan, approval=asked, **again
     )
@@ -42,9 +44,10 @@ def _superseded(step: StepState) -> tuple[Approval, ...]:
     return (*step.superseded, step.approval.now(state="superseded", ended="the plan changed, and it was asked again"))
 
 
-def _request(execution: Execution, index: int, plan: Prepared, at: datetime) -> Approval:
+def _request(execution: Execution, place: Place, plan: Prepared, at: datetime) -> Approval:
     """A new request, with the messages that ask, remind and escalate where the runbook or the settings name a place."""
-    step, before = execution.runbook.steps[index], execution.steps[index].approval
+    index, before = place.forward(execution), place.step(execution).approval
+    step = execution.runbook.steps[index]
     channel = _channel(execution, step, plan)
     time = timedelta(seconds=execution.runbook.approval_timeout_s(index))
     return Approval(
@@ -52,7 +55,7 @@ def _request(execution: Execution, index: int, plan: Prepared, at: datetime) -> 
         plan=plan,
         requested_at=at,
         deadline=at + time,
-        number=1 if before is None else before.number + 1,
+        number=1 + max((one.number for one in execution.requests(index)), default=0),
         notices=() if channel is None else (Notice(kind="ask", to=channel),),
         remind_at=None if channel is None else at + REMIND_AFTER * time,
         escalate_at=at + ESCALATE_AFTER * time if step.escalate_to else None,
@@ -70,18 +73,22 @@ def on_decision(execution: Execution, event: ApprovalDecided) -> Move:
     refusal = event.refusal or why_not_decided(execution, event)
     if refusal is not None:
         raise Stale(refusal)
-    approval = execution.steps[event.step].approval
+    place = execution.standing
+    approval = place.step(execution).approval if place else None
+    assert place is not None
     assert approval is not None
     counted = approval.now(votes=(*approval.votes, Vote.of(event)))
     said = f": {event.comment}" if event.comment else ""
     if event.decision == "reject":
         reason = f"rejected by {event.by}{said}"
-        rejected = execution.with_step(event.step, approval=counted.now(state="rejected", ended=reason))
+        rejected = place.change(execution, approval=counted.now(state="rejected", ended=reason))
         return halted(rejected, event.at, reason)
     if len(counted.votes) < execution.runbook.steps[event.step].approvals_required:
-        return Move("vote_counted", execution.with_step(event.step, approval=counted))
+        return Move("vote_counted", place.change(execution, approval=counted))
     agreed = counted.now(state="approved", ended=f"approved by {', '.join(vote.by for vote in counted.votes)}")
-    approved = execution.with_step(event.step, approval=agreed, status="approved")
+    approved = place.change(execution, approval=agreed, status="approved")
+    if place.rolling_back:
+        return Move("rollback_approved", approved)
     if isinstance(execution.runbook.steps[event.step], SlackStep):
         return _asking_was_all(approved, event.step, agreed, event.at)
     return Move("approved", approved)
@@ -103,10 +110,11 @@ def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
     """Why a decision does not count for this state; None when it does."""
     if event.run not in {None, execution.run}:
         return "it was given for an earlier run"
-    if event.step != execution.cursor or event.step >= len(execution.steps):
+    place = execution.standing
+    if place is None or event.step != place.forward(execution):
         return f"the execution is not at step {event.step}"
-    step, approval = execution.runbook.steps[event.step], execution.steps[event.step].approval
-    if execution.steps[event.step].status != "awaiting_approval" or approval is None:
+    step, approval = execution.runbook.steps[event.step], place.step(execution).approval
+    if place.step(execution).status != "awaiting_approval" or approval is None:
         return f"step {event.step} does not wait for approval"
     if event.request not in {None, approval.number} or event.digest not in {None, approval.digest}:
         return "it was given for another plan"
@@ -116,9 +124,10 @@ def why_not_decided(execution: Execution, event: ApprovalDecided) -> str | None:
         return "it came after the deadline"
     if not may_decide(step, approval, event.by, event.groups):
         return f"{event.by} is not among the step's approvers"
-    own = event.decision == "approve" and event.by == execution.request.requested_by
+    asked_by = execution.rollback.by if execution.rollback else execution.request.requested_by
+    own = event.decision == "approve" and event.by == asked_by
     if own and not step.allow_self_approval:
-        return f"{event.by} asked for this run and may not approve it"
+        return f"{event.by} asked for this {'rollback' if execution.rollback else 'run'} and may not approve it"
     if any(vote.by == event.by for vote in approval.votes):
         return f"{event.by} has decided already"
     return None
@@ -133,13 +142,13 @@ def may_decide(step: Step, approval: Approval, subject: str, groups: tuple[str, 
     return by_name or any(GROUP + group in named for group in groups)
 
 
-def on_request_due(execution: Execution, index: int, at: datetime) -> Move:
+def on_request_due(execution: Execution, place: Place, at: datetime) -> Move:
     """A request's time: half of it has passed, three quarters, or all."""
-    approval = execution.steps[index].approval
+    approval = place.step(execution).approval
     assert approval is not None
     if at >= approval.deadline:
         reason = "nobody approved it in time"
-        late = execution.with_step(index, approval=approval.now(state="expired", ended=reason))
+        late = place.change(execution, approval=approval.now(state="expired", ended=reason))
         return halted(late, at, reason)
     told = approval
     if approval.remind_at is not None and at >= approval.remind_at:
@@ -147,10 +156,10 @@ def on_request_due(execution: Execution, index: int, at: datetime) -> Move:
         again = (Notice(kind="remind", to=ask.to),) if ask else ()
         told = told.now(notices=(*told.notices, *again), remind_at=None)
     if approval.escalate_at is not None and at >= approval.escalate_at:
-        named = execution.runbook.steps[index].escalate_to
+        named = execution.runbook.steps[place.forward(execution)].escalate_to
         more = tuple(Notice(kind="escalate", to=to) for to in named if not to.startswith(GROUP))
         told = told.now(notices=(*told.notices, *more), escalate_at=None, escalated=True)
-    return Move("reminded", execution.with_step(index, approval=told))
+    return Move("reminded", place.change(execution, approval=told))
 
 
 def next_request_time(approval: Approval) -> datetime:
@@ -160,9 +169,8 @@ def next_request_time(approval: Approval) -> datetime:
 
 def on_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
     """A message was posted or changed, or could not be."""
-    step = execution.steps[event.step] if event.step < len(execution.steps) else None
-    approval = next((one for one in step.requests if one.number == event.request), None) if step else None
-    if step is None or approval is None or event.notice >= len(approval.notices):
+    approval = next((one for one in execution.requests(event.step) if one.number == event.request), None)
+    if approval is None or event.notice >= len(approval.notices):
         raise Stale("there is no such request")
     notice = approval.notices[event.notice]
     if notice.state == "posted":
@@ -177,16 +185,15 @@ def on_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
         changed = approval.with_notice(
             event.notice, state="posted", channel_id=event.channel_id, ts=event.ts, shown=event.version, error=None
         )
-    place = {"steps": tuple(step.with_request(changed) if one is step else one for one in execution.steps)}
-    return Move("noticed", execution.now(**place))
+    return Move("noticed", execution.with_request(event.step, changed))
 
 
 def notices_due(execution: Execution) -> tuple[NoticeCommand, ...]:
     """The messages that are to be posted or changed, of an execution that has ended too."""
     return tuple(
         _notice_command(execution, index, approval, place)
-        for index, step in enumerate(execution.steps)
-        for approval in step.requests
+        for index in range(len(execution.steps))
+        for approval in execution.requests(index)
         for place in approval.to_be_told()
     )
 

@@ -26,7 +26,8 @@ class StepCommand(Frozen):
     to have started; whoever has not begun it answers that it never will. secrets_needed: by name, those of all steps
     while nothing has been done yet, so that a missing one stops the execution before its first side effect.
     secrets_named: those of all steps always, because what one step sent may come back in the answer to any other.
-    ready: whether the step needs no rendering, as an inverse that was derived from what was found.
+    ready: whether the step needs no rendering, as an inverse that was derived from what was found. plan_only: a
+    rollback that has to be approved first is planned, and nothing is changed.
     begun: the plan that an earlier attempt began to apply, so that this one can go on with it instead of taking what
     that one left for how it was before; None on a first attempt.
     """
@@ -48,6 +49,7 @@ class StepCommand(Frozen):
     secrets_needed: tuple[str, ...] = ()
     secrets_named: tuple[str, ...] = ()
     ready: bool = False
+    plan_only: bool = False
     begun: Prepared | None = None
 
     @property

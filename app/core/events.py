@@ -172,6 +172,20 @@ class CancelRequested(EventFields):
     comment: str = ""
 
 
+class RollbackRequested(EventFields):
+    """Somebody wants what an ended execution did taken back.
+
+    run: of the execution. finished: its state as it ended, as JSON, pinned like a runbook in its request: the live fold
+    keeps no more than a marker of it.
+    """
+
+    type: Literal["rollback_requested"] = "rollback_requested"
+    run: int
+    by: str
+    comment: str = ""
+    finished: JsonObject
+
+
 class StepResolved(EventFields):
     """A person said how a step with an unknown outcome ended."""
 
@@ -208,9 +222,9 @@ FollowUp = (
     | StepResolved
     | MetricChecked
 )
-"""What can happen to an execution that there is."""
+"""What can happen to an execution that has not ended."""
 
-Event = ExecutionRequested | FollowUp
+Event = ExecutionRequested | RollbackRequested | FollowUp
 
 EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 

@@ -101,10 +101,12 @@ class StepState(Frozen):
         return self.superseded if self.approval is None else (*self.superseded, self.approval)
 
     def with_request(self, approval: Approval) -> Self:
-        """The step with this request in place of the one of the same number."""
-        if self.approval is not None and self.approval.number == approval.number:
-            return self.now(approval=approval)
+        """The step with this request in place of the one of the same number; the same step where it has none."""
         same = approval.number
+        if all(one.number != same for one in self.requests):
+            return self
+        if self.approval is not None and self.approval.number == same:
+            return self.now(approval=approval)
         return self.now(superseded=tuple(approval if one.number == same else one for one in self.superseded))
 
 
@@ -119,16 +121,36 @@ class RollbackStep(StepState):
     reason: str | None = None
 
 
+RollbackCause = Literal["failure", "halt", "metric", "no_data", "person"]
+
+
 class Rollback(Frozen):
-    """The way back, in the order it is walked."""
+    """The way back, in the order it is walked.
+
+    cause: failure of a step, a halt, what the metric check found or did not find, or a person's word. by: who asked
+    for the rollback of an execution that had ended, None for one that began by itself; asked_at: when, and
+    ended_before: when it had ended.
+    """
 
     reason: str
     steps: tuple[RollbackStep, ...]
+    cause: RollbackCause = "failure"
+    by: str | None = None
+    asked_at: Instant | None = None
+    ended_before: Instant | None = None
 
     def pending(self) -> int | None:
         """The position of the step being taken back, None when all have ended."""
-        over = ("succeeded", "failed", "unknown", "manual", "drifted")
-        return next((place for place, step in enumerate(self.steps) if step.status not in over), None)
+        return next((place for place, step in enumerate(self.steps) if step.status not in WALKED), None)
+
+    def halted(self, reason: str, at: datetime) -> Self:
+        """The rollback with all that has not ended left as it is."""
+        left = {"status": "halted", "error": reason, "finished_at": at}
+        steps = tuple(step if step.status in WALKED else step.now(**left) for step in self.steps)
+        return self.model_copy(update={"steps": steps})
+
+
+WALKED = frozenset({"succeeded", "failed", "unknown", "manual", "drifted", "halted"})
 
 
 class Verification(Frozen):
@@ -227,6 +249,28 @@ class Execution(Frozen):
         changed = (*steps[:place], steps[place].now(**changes), *steps[place + 1 :])
         return self.now(rollback=self.rollback.model_copy(update={"steps": changed}))
 
+    @property
+    def standing(self) -> "Place | None":
+        """Where it stands, forward or on the way back; None when it has gone all the way."""
+        if self.rollback is not None:
+            pending = self.rollback.pending()
+            return None if pending is None else Place(rolling_back=True, index=pending)
+        return Place(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
+
+    def requests(self, index: int) -> tuple[Approval, ...]:
+        """All requests for approval about a forward step: to apply it, then to take it back."""
+        back = (step.requests for step in (self.rollback.steps if self.rollback else ()) if step.index == index)
+        return sum(back, self.steps[index].requests if index < len(self.steps) else ())
+
+    def with_request(self, index: int, approval: Approval) -> Self:
+        """The execution with this request in place of the one of the same number about a forward step."""
+        forward = self.steps[index].with_request(approval)
+        changed = self.now(steps=(*self.steps[:index], forward, *self.steps[index + 1 :]))
+        if self.rollback is None:
+            return changed
+        back = (step.with_request(approval) if step.index == index else step for step in self.rollback.steps)
+        return changed.now(rollback=self.rollback.model_copy(update={"steps": tuple(back)}))
+
     def marker(self) -> "Marker":
         """What is kept of an ended execution until the dedup window is over."""
         assert self.finished_at is not None
@@ -235,18 +279,23 @@ class Execution(Frozen):
             tenant=self.tenant,
             run=self.run,
             status=self.status,
+            last_offset=self.last_offset,
             dedup_until=self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
         )
 
 
 class Marker(Frozen):
-    """An execution that has ended, kept so that a repeated request stays the same execution."""
+    """An execution that has ended, kept so that a repeated request stays the same execution.
+
+    last_offset: of the event that ended it, None in a row from before markers kept it.
+    """
 
     execution_id: str
     tenant: TenantId
     run: int
     status: Status
     dedup_until: Instant
+    last_offset: int | None = None
 
 
 class Place(Frozen):
@@ -258,13 +307,26 @@ class Place(Frozen):
     @classmethod
     def of(cls, execution: Execution, event: CommandEvent) -> "Place | None":
         """The place the event answers for; None when the execution does not stand there."""
-        if event.phase == "rollback":
-            pending = execution.rollback.pending() if execution.rollback else None
-            if pending is None or execution.rollback is None or execution.rollback.steps[pending].index != event.step:
-                return None
-            return cls(rolling_back=True, index=pending)
-        stands = execution.rollback is None and event.step == execution.cursor < len(execution.steps)
-        return cls(rolling_back=False, index=event.step) if stands else None
+        place = execution.standing
+        if place is None or place.rolling_back != (event.phase == "rollback"):
+            return None
+        return place if place.forward(execution) == event.step else None
+
+    def forward(self, execution: Execution) -> int:
+        """The index of the forward step that it is about."""
+        if not self.rolling_back:
+            return self.index
+        assert execution.rollback is not None
+        return execution.rollback.steps[self.index].index
+
+    def asks(self, execution: Execution) -> bool:
+        """Whether nothing may be done here without approval.
+
+        A rollback that begins by itself asks nobody; one that a person wants asks where the step had to.
+        """
+        if self.rolling_back and (execution.rollback is None or execution.rollback.by is None):
+            return False
+        return execution.runbook.steps[self.forward(execution)].require_approval
 
     def step(self, execution: Execution) -> StepState:
         """The step's state."""

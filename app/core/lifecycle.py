@@ -6,6 +6,8 @@ Total and pure. An event that is illegal or stale leaves the state as it was, an
 from datetime import datetime, timedelta
 from typing import NamedTuple, assert_never
 
+from pydantic import ValidationError
+
 from app.core.approving import (
     next_request_time,
     notices_due,
@@ -26,6 +28,7 @@ from app.core.events import (
     FollowUp,
     MetricChecked,
     Phase,
+    RollbackRequested,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -47,6 +50,7 @@ from app.core.stepping import (
     on_interrupted,
     on_lease_end,
     on_resolved,
+    on_rollback_requested,
     on_skipped,
     on_started,
     plans_first,
@@ -72,6 +76,8 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
     """
     if isinstance(event, ExecutionRequested):
         return _requested(execution, event, offset)
+    if isinstance(event, RollbackRequested):
+        return _rollback_requested(execution, event, offset)
     if execution is None:
         return Evolved(None, "no such execution")
     if isinstance(execution, Marker) or execution.terminal:
@@ -95,6 +101,30 @@ def _requested(execution: Execution | Marker | None, event: ExecutionRequested, 
     if until is None or event.at <= until:
         return Evolved(execution, "requested again: it is the same execution")
     return Evolved(begin(event, offset))
+
+
+def _rollback_requested(execution: Execution | Marker | None, event: RollbackRequested, offset: int) -> Evolved:
+    """An execution that has ended goes on backwards: from its state, else from the one that the event pins."""
+    if isinstance(execution, Execution) and not execution.terminal:
+        return Evolved(execution, f"the execution is {execution.status}")
+    try:
+        pinned = Execution.model_validate(event.finished)
+    except ValidationError as error:
+        return Evolved(execution, f"the pinned state cannot be read: {error.errors(include_url=False)[0]['msg']}")
+    if not pinned.terminal:
+        return Evolved(execution, f"the execution is {pinned.status}")
+    known = pinned if execution is None else execution
+    own = (event.tenant, event.execution_id, event.run, known.status)
+    if (pinned.tenant, pinned.execution_id, pinned.run, pinned.status) != own or known.last_offset not in {
+        None,
+        pinned.last_offset,
+    }:
+        return Evolved(execution, "something has happened to the execution since it was asked for")
+    try:
+        signal, changed = on_rollback_requested(pinned if isinstance(known, Marker) else known, event)
+    except Stale as stale:
+        return Evolved(execution, str(stale))
+    return Evolved(changed.now(status=TRANSITIONS[pinned.status][signal], last_offset=offset))
 
 
 def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 - one case an event
@@ -133,11 +163,11 @@ def _on_timer(execution: Execution, at: datetime) -> Move:
         raise Stale("nothing was due")
     if execution.status == Status.verifying:
         return _check_again(execution, at)
-    place = _standing(execution)
+    place = execution.standing
     assert place is not None
     step = place.step(execution)
     if step.status == "awaiting_approval":
-        return on_request_due(execution, place.index, at)
+        return on_request_due(execution, place, at)
     if step.status == "backing_off":
         approved = step.approval is not None and step.approval.state == "approved"
         status = "approved" if approved else "pending"  # another plan is asked about, the same one is not
@@ -166,7 +196,7 @@ def _on_metric(execution: Execution, event: MetricChecked) -> Move:
         return _no_data(told, event.detail, event.at)
     if event.value > check.rollback_if_value_exceeds:
         reason = f"{check.metric_name} is {event.value:g}, over {check.rollback_if_value_exceeds:g}"
-        return begin_rollback(told, reason, event.at)
+        return begin_rollback(told, reason, event.at, "metric")
     return Move("all_done", told.now(finished_at=event.at, reason=""))
 
 
@@ -178,7 +208,7 @@ def _no_data(execution: Execution, detail: str, at: datetime) -> Move:
         case "keep":
             return Move("all_done", execution.now(finished_at=at, reason=reason))
         case "rollback":
-            return begin_rollback(execution, reason, at)
+            return begin_rollback(execution, reason, at, "no_data")
         case "attention":
             return Move("check_unclear", execution.now(reason=reason))
         case _:
@@ -198,12 +228,13 @@ def _on_cancel(execution: Execution, event: CancelRequested) -> Move:
 
 def _withdrawn(execution: Execution) -> Execution:
     """With the request that waits, if one does, taken back."""
-    if execution.status != Status.awaiting_approval:
+    place = execution.standing
+    if execution.status != Status.awaiting_approval or place is None:
         return execution
-    approval = execution.steps[execution.cursor].approval
+    approval = place.step(execution).approval
     assert approval is not None
     ended = f"the execution was cancelled by {execution.cancel_by}"
-    return execution.with_step(execution.cursor, approval=approval.now(state="withdrawn", ended=ended))
+    return place.change(execution, approval=approval.now(state="withdrawn", ended=ended))
 
 
 def decide(execution: Execution) -> tuple[Command, ...]:
@@ -214,7 +245,7 @@ def decide(execution: Execution) -> tuple[Command, ...]:
 def _work_due(execution: Execution) -> tuple[Command, ...]:
     if execution.status == Status.verifying:
         return _metric_commands(execution)
-    place = _standing(execution)
+    place = execution.standing
     if place is None or execution.status not in {Status.queued, Status.running, Status.rolling_back}:
         return ()
     step = place.step(execution)
@@ -293,6 +324,8 @@ def _rollback_command(execution: Execution, place: Place) -> StepCommand:
         variables=variables_of(execution),
         expected=back.inverse.expected,
         ready=not back.inverse.declared,
+        plan_only=back.status == "pending" and place.asks(execution),
+        expected_digest=back.approval.digest if back.approval and back.status == "approved" else None,
         secrets_named=_secret_names(execution, 0),
         begun=back.begun,
     )
@@ -303,7 +336,7 @@ def wake_at(execution: Execution) -> datetime | None:
     if execution.status == Status.verifying and execution.verification is not None:
         verification = execution.verification
         return verification.lease_until if verification.due else verification.check_at
-    place = _standing(execution)
+    place = execution.standing
     if place is None or execution.terminal or execution.status == Status.attention:
         return None
     step = place.step(execution)
@@ -316,15 +349,6 @@ def wake_at(execution: Execution) -> datetime | None:
             return step.lease_until
         case _:
             return None
-
-
-def _standing(execution: Execution) -> Place | None:
-    if execution.rollback is not None:
-        pending = execution.rollback.pending()
-        return None if pending is None else Place(rolling_back=True, index=pending)
-    if execution.cursor >= len(execution.steps):
-        return None
-    return Place(rolling_back=False, index=execution.cursor)
 
 
 __all__ = ["TRANSITIONS", "Evolved", "Signal", "decide", "evolve", "wake_at", "why_not_decided"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from app.core.execution import Execution, Rollback, RollbackStep, StepState
+from app.core.execution import Execution, Rollback, RollbackCause, RollbackStep, StepState
 from app.core.model import JsonObject
 from app.core.planning import Inverse
 from app.core.steps import Step
@@ -13,14 +13,24 @@ NO_PLAN = "what it changed was not recorded"
 NOT_TAKEN_BACK = frozenset({"failed", "unknown", "drifted"})
 
 
-def derive_rollback(execution: Execution, reason: str) -> Rollback:
+def derive_rollback(execution: Execution, reason: str, cause: RollbackCause) -> Rollback:
     """One record for every step that took effect or may have, the last one first.
 
     A step that failed after it was begun is one of them where something can be done about it: its inverse finds out
-    what is there. A failed call or command of which nothing is known has none.
+    what is there. A failed call or command of which nothing is known has none. What an earlier rollback of the same
+    execution took back stays so; the rest is tried again, under attempts that were not there before.
     """
-    steps = [_back(execution, index) for index in _to_take_back(execution)]
-    return Rollback(reason=reason, steps=tuple(reversed(steps)))
+    earlier = {step.index: step for step in (execution.rollback.steps if execution.rollback else ())}
+    steps = [_again(_back(execution, index), earlier.get(index)) for index in _to_take_back(execution)]
+    return Rollback(reason=reason, cause=cause, steps=tuple(reversed(steps)))
+
+
+def _again(fresh: RollbackStep, before: RollbackStep | None) -> RollbackStep:
+    if before is None:
+        return fresh
+    if before.status in {"succeeded", "manual"}:
+        return before
+    return fresh.now(attempt=before.attempt + 1, begun=before.begun, superseded=before.requests)
 
 
 def _to_take_back(execution: Execution) -> Iterator[int]:
@@ -75,15 +85,17 @@ def _target(inverse: Inverse | None) -> JsonObject | None:
 
 
 def rollback_status(rollback: Rollback) -> str:
-    """One word for all of it: not_needed, manual, running, done, partial or failed.
+    """One word for all of it: not_needed, manual, running, halted, done, partial or failed.
 
-    partial: every inverse was applied, and what is left only a person can do.
+    partial: every inverse was applied, and what is left only a person can do. halted: somebody said no on the way.
     """
     states = [step.status for step in rollback.steps]
     if not states:
         return "not_needed"
     if rollback.pending() is not None:
         return "running"
+    if "halted" in states:
+        return "halted"
     if not NOT_TAKEN_BACK.isdisjoint(states):
         return "failed"
     if "manual" not in states:

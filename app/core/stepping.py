@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, assert_never
 
 from app.core.events import (
+    RollbackRequested,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -16,7 +17,7 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
 )
-from app.core.execution import Execution, Place, RollbackStep, StepState, Verification
+from app.core.execution import Execution, Place, RollbackCause, RollbackStep, StepState, Verification
 from app.core.planning import ActionFailure, Outcome
 from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, derive_rollback, without_dependents
 from app.core.transitions import Signal
@@ -41,8 +42,8 @@ class Move(NamedTuple):
 def on_started(execution: Execution, event: StepStarted) -> Move:
     """A side effect is about to happen."""
     place, step = expect(execution, event, ("pending", "approved"))
-    needed = not place.rolling_back and execution.runbook.steps[event.step].require_approval
-    if needed and (step.status != "approved" or step.approval is None or step.approval.digest != event.plan.digest):
+    agreed = step.approval.digest if step.approval is not None and step.status == "approved" else None
+    if place.asks(execution) and agreed != event.plan.digest:
         raise Stale("this plan has no approval")
     if execution.request.dry_run:
         raise Stale("a dry run starts nothing")
@@ -98,7 +99,7 @@ def on_resolved(execution: Execution, event: StepResolved) -> Move:
     if execution.verification is not None:
         if event.outcome == "succeeded":
             return _over("all_done", execution, event.at, said)
-        return begin_rollback(execution, said, event.at)
+        return begin_rollback(execution, said, event.at, "person")
     place = Place(rolling_back=False, index=execution.cursor)
     if place.step(execution).status != "unknown":
         raise Stale("no step waits for an answer")
@@ -122,26 +123,61 @@ def advance(execution: Execution, at: datetime) -> Move:
     return cancelled(onward, at) if execution.cancel_by is not None else Move("step_done", onward)
 
 
-def begin_rollback(execution: Execution, reason: str, at: datetime, otherwise: Signal = "failed") -> Move:
+def begin_rollback(
+    execution: Execution, reason: str, at: datetime, cause: RollbackCause, otherwise: Signal = "failed"
+) -> Move:
     """Walk the steps back, or end at once, as otherwise says, where no step can be."""
-    rollback = derive_rollback(execution, reason)
-    taken = execution.now(rollback=rollback, reason=reason, verification=execution.verification)
+    rollback = derive_rollback(execution, reason, cause)
+    taken = execution.now(rollback=rollback, reason=reason)
     if rollback.pending() is None:
         return _over(otherwise, taken, at, reason)
     return Move("rollback_begun", taken)
 
 
+def on_rollback_requested(execution: Execution, event: RollbackRequested) -> Move:
+    """Somebody wants what an execution that has ended did taken back."""
+    refusal = why_not_rolled_back(execution)
+    if refusal is not None:
+        raise Stale(refusal)
+    reason = f"rollback asked for by {event.by}" + (f": {event.comment}" if event.comment else "")
+    asked = {"by": event.by, "asked_at": event.at, "ended_before": execution.finished_at}
+    rollback = derive_rollback(execution, reason, "person").model_copy(update=asked)
+    again = {"reason": reason, "finished_at": None, "cancel_by": None}
+    return Move("rollback_asked", execution.now(rollback=rollback, **again))
+
+
+def why_not_rolled_back(execution: Execution) -> str | None:
+    """Why an execution that has ended cannot be rolled back; None when it can."""
+    if execution.request.dry_run:
+        return "a dry run changed nothing"
+    rollback = derive_rollback(execution, "", "person")
+    if rollback.pending() is not None:
+        return None
+    by_hand = [f"step {step.index + 1}: {step.reason}" for step in rollback.steps if step.status == "manual"]
+    return f"only a person can take it back: {'; '.join(by_hand)}" if by_hand else "there is nothing to take back"
+
+
 def cancelled(execution: Execution, at: datetime) -> Move:
     """Stopped because somebody asked."""
-    return _over("cancelled", execution, at, f"cancelled by {execution.cancel_by}")
+    reason = f"cancelled by {execution.cancel_by}"
+    return _over("cancelled", _left(execution, reason, at), at, reason)
 
 
 def halted(execution: Execution, at: datetime, reason: str) -> Move:
     """Stopped at a step that was rejected, or that nobody approved in time."""
+    if execution.rollback is not None:
+        return _over("halted", _left(execution, reason, at), at, f"{execution.reason}; {reason}")
     stopped = execution.with_step(execution.cursor, status="halted", error=reason, finished_at=at)
     if stopped.runbook.on_halt == "rollback":
-        return begin_rollback(stopped, reason, at, otherwise="halted")
+        return begin_rollback(stopped, reason, at, "halt", otherwise="halted")
     return _over("halted", stopped, at, reason)
+
+
+def _left(execution: Execution, reason: str, at: datetime) -> Execution:
+    """With what is left of the way back not walked."""
+    if execution.rollback is None:
+        return execution
+    return execution.now(rollback=execution.rollback.halted(reason, at))
 
 
 def backoff_s(base_s: float, cap_s: float, failures: int, seed: str) -> float:
@@ -285,7 +321,7 @@ def _given_up(execution: Execution, place: Place, message: str, at: datetime, st
         return advance(ended, at)
     reason = f"step {place.index + 1} failed: {message}"
     if execution.runbook.rollback_on_failure:
-        return begin_rollback(ended, reason, at)
+        return begin_rollback(ended, reason, at, "failure")
     return _over("failed", ended, at, reason)
 
 

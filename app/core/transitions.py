@@ -28,6 +28,8 @@ Signal = Literal[
     "check_due",
     "check_unclear",
     "rollback_begun",
+    "rollback_asked",
+    "rollback_approved",
     "rollback_continues",
     "rollback_done",
     "rollback_failed",
@@ -45,6 +47,8 @@ _FORWARD: dict[Signal, Status] = {
     "rollback_begun": Status.rolling_back,
     "cancelled": Status.cancelled,
 }
+
+_ENDED: Mapping[Signal, Status] = MappingProxyType({"rollback_asked": Status.rolling_back})
 
 TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
     {
@@ -70,6 +74,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
                 "approved": Status.running,
+                "rollback_approved": Status.rolling_back,
                 "rollback_begun": Status.rolling_back,
                 "halted": Status.halted,
                 "cancelled": Status.cancelled,
@@ -94,6 +99,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "step_reissued": Status.rolling_back,
                 "retry_waits": Status.rolling_back,
                 "retry_due": Status.rolling_back,
+                "approval_asked": Status.awaiting_approval,
                 "rollback_continues": Status.rolling_back,
                 "rollback_done": Status.rolled_back,
                 "rollback_failed": Status.rollback_failed,
@@ -110,11 +116,11 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "cancelled": Status.cancelled,
             },
         ),
-        Status.succeeded: MappingProxyType({}),
-        Status.failed: MappingProxyType({}),
-        Status.halted: MappingProxyType({}),
-        Status.cancelled: MappingProxyType({}),
-        Status.rolled_back: MappingProxyType({}),
-        Status.rollback_failed: MappingProxyType({}),
+        Status.succeeded: _ENDED,
+        Status.failed: _ENDED,
+        Status.halted: _ENDED,
+        Status.cancelled: _ENDED,
+        Status.rolled_back: _ENDED,
+        Status.rollback_failed: _ENDED,
     }
 )

@@ -12,6 +12,7 @@ from app.core.events import (
     ExecutionRequested,
     Limits,
     MetricChecked,
+    RollbackRequested,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -86,6 +87,12 @@ class Story:
         return self.state.status.value
 
     @property
+    def place(self) -> int:
+        """The index of the step it stands at, forward or back."""
+        place = self.state.standing
+        return self.state.cursor if place is None else place.forward(self.state)
+
+    @property
     def command(self) -> StepCommand | MetricCommand:
         (command,) = (one for one in decide(self.state) if not isinstance(one, NoticeCommand))
         return command
@@ -142,7 +149,7 @@ class Story:
         command = self.command
         a_plan = plan(inverse=inverse)
         if command.expected_digest:
-            a_plan = self.state.steps[command.step_index].plan
+            a_plan = self.state.standing.step(self.state).plan
         return self.started(a_plan, command).finished(command, outcome, message, **fields)
 
     def skipped(self):
@@ -158,7 +165,7 @@ class Story:
         return self.tell(TimerFired(**self.common()))
 
     def decided(self, decision="approve", by="ann", step=None, **fields):
-        step = self.state.cursor if step is None else step
+        step = self.place if step is None else step
         return self.tell(ApprovalDecided(**self.common(), step=step, decision=decision, by=by, **fields))
 
     def noticed(self, command=None, **fields):
@@ -170,6 +177,12 @@ class Story:
 
     def cancel(self, by="ann"):
         return self.tell(CancelRequested(**self.common(), by=by))
+
+    def back(self, by="bob", comment="", **fields):
+        """Somebody wants it taken back, as it stands."""
+        pinned = self.state.model_dump(mode="json")
+        given = {**self.common(), "run": self.state.run, "by": by, "comment": comment, "finished": pinned}
+        return self.tell(RollbackRequested(**(given | fields)))
 
     def resolved(self, outcome, comment=""):
         return self.tell(StepResolved(**self.common(), outcome=outcome, by="ann", comment=comment))

@@ -104,7 +104,7 @@ def test_first_come_first_served_within_the_limit(waiting, holding, started):
 
 def test_one_word_for_the_way_back():
     back = {"rollback_on_failure": True}
-    assert rollback_status(derive_rollback(story(slack()).state, "x")) == "not_needed"
+    assert rollback_status(derive_rollback(story(slack()).state, "x", "failure")) == "not_needed"
     manual = story(slack(), slack(), **back).does().does("failed", "x")
     assert rollback_status(manual.state.rollback) == "manual"
     mixed = story(slack(), slack(), slack(), **back).does().does(inverse=True).does("failed", "x")

@@ -73,12 +73,12 @@ def begin(s: Story, choice: int) -> None:
     command = s.last_command = s.command
     if command.revoked or choice % 11 == 10:
         s.interrupted()
-    elif command.phase == "prepare" or (command.expected_digest and choice % 7 == 6):
+    elif command.phase == "prepare" or command.plan_only or (command.expected_digest and choice % 7 == 6):
         s.prepared(plan(f"plan {choice}", inverse=choice % 2 == 0))
     elif choice % 13 == 12:
         s.finished(command, "failed", "cannot be planned", temporary=choice % 2 == 0)
     else:
-        approved = s.state.steps[command.step_index].plan if command.expected_digest else None
+        approved = s.state.standing.step(s.state).plan if command.expected_digest else None
         s.started(approved or plan(inverse=choice % 2 == 0), command)
 
 
@@ -91,10 +91,14 @@ def told(request, choices) -> Story:
     s = Story(request)
     s.last_command = None
     for choice in choices:
-        if s.state.terminal:
-            break
         before = s.state.status
-        move(s, choice)
+        if s.state.terminal:
+            if choice % 3:
+                break
+            s.seconds += 1
+            s.back()
+        else:
+            move(s, choice)
         if s.refusal is None:
             assert s.state.status in TRANSITIONS[before].values()
     return s
@@ -150,16 +154,30 @@ def test_any_prefix_folds_and_decides_the_same_after_a_recovery(request, choices
 
 
 @given(REQUESTS, CHOICES)
+def test_a_fold_that_keeps_markers_or_forgets_gives_the_same_commands(request, choices):
+    s = told(request, choices)
+    whole = marked = forgetful = None
+    for offset, event in enumerate(s.events, start=1):
+        whole = evolve(whole, event, offset).execution
+        marked = evolve(marked, event, offset).execution
+        forgetful = evolve(forgetful, event, offset).execution
+        if not whole.terminal:
+            assert whole == marked == forgetful
+        elif isinstance(marked, Execution):
+            marked, forgetful = marked.marker(), None
+
+
+@given(REQUESTS, CHOICES)
 def test_nothing_that_needs_approval_starts_without_it(request, choices):
     s = told(request, choices)
     state = None
     for offset, event in enumerate(s.events, start=1):
         before = state
         state, refusal = evolve(state, event, offset)
-        if isinstance(event, StepStarted) and refusal is None and event.phase == "apply":
+        if isinstance(event, StepStarted) and refusal is None:
             step = state.runbook.steps[event.step]
-            if step.require_approval:
-                approval = before.steps[event.step].approval
+            if step.require_approval and (event.phase == "apply" or before.rollback.by is not None):
+                approval = before.standing.step(before).approval
                 voters = {vote.by for vote in approval.votes if vote.decision == "approve"}
                 assert approval.state == "approved"
                 assert approval.digest == event.plan.digest
@@ -177,7 +195,7 @@ def test_every_applied_step_has_one_rollback_record_in_reverse_order(request, ch
         assert applied <= set(taken_back) <= applied | midway
         if state.terminal:
             ends = {step.status for step in state.rollback.steps}
-            assert ends <= {"succeeded", "manual", "drifted", "failed", "unknown"}
+            assert ends <= {"succeeded", "manual", "drifted", "failed", "unknown", "halted"}
 
 
 @given(REQUESTS, CHOICES)
