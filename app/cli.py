@@ -163,6 +163,13 @@ def _decide(execution_id: str, decision: str, url: str, token: str, comment: str
     print("\n".join(timeline(item)) if "steps" in item else "the decision is recorded")
 
 
+@cli.command()
+def rollback(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
+    """Take back what an execution that has ended did."""
+    item = _call("POST", f"{url}/api/v1/executions/{execution_id}/rollback", token, {"comment": comment})
+    print("\n".join(timeline(item)))
+
+
 @cli.command("publish-anomaly")
 def publish_anomaly(
     file: Annotated[Path, typer.Argument(help="A JSON file, - for standard input.")] = Path("-"),

@@ -233,6 +233,13 @@ def timeline(item: dict[str, Any]) -> list[str]:
         if step["approval"] and step["approval"]["by"]:
             said = step["approval"]["ended"] or f"decided so far by {', '.join(step['approval']['by'])}"
             lines.append(f"  {'':12}      {said}")
+    for step in item["rollback"]["steps"]:
+        at = (step["finished_at"] or step["started_at"] or "")[11:23]
+        mark = marks.get(step["status"], " ")
+        said = step["summary"] or step["reason"] or "take it back"
+        lines.append(f"  {at:12} {mark} back {step['index'] + 1}. {said}: {step['status']}")
+        if step["error"] and step["error"] != said:
+            lines.append(f"  {'':12}      {step['error']}")
     took = f" in {item['duration_seconds']:.3f} s" if item["duration_seconds"] is not None else ""
     reason = f" ({item['reason']})" if item["reason"] else ""
     rollback = "" if item["rollback"]["status"] == "none" else f"; rollback {item['rollback']['status']}"

@@ -4,6 +4,7 @@ from pydantic import JsonValue
 
 from app.actions.scene import Scene
 from app.clients.kubernetes import Node, Right, check_same
+from app.core.errors import Drifted
 from app.core.planning import Inverse, Outcome, Prepared
 from app.core.steps import KubernetesCordon, KubernetesUncordon
 
@@ -21,13 +22,13 @@ class CordonAction:
     async def prepare(self, step: KubernetesCordon | KubernetesUncordon, scene: Scene) -> Prepared:
         """Whether it has to be marked.
 
-        Raises PermanentError when the API would refuse it, or a rollback finds another node of that name.
+        Raises PermanentError when the API would refuse it, Drifted when a rollback finds another node of that name.
         """
         kubernetes = scene.clients.kubernetes
         await kubernetes.require_rights(*RIGHTS)
         node = await kubernetes.nodes.read(step.node)
-        if scene.expected is not None:
-            check_same(node, _uid(scene.expected))
+        if scene.expected is not None and node.uid != (left := _uid(scene.expected)):
+            raise Drifted(f"it has drifted: {node.name} is the node {node.uid}, and this execution marked {left}")
         plan = _gone_on_with(scene.begun, self._plan(node), node)
         if plan is not scene.begun:
             await kubernetes.nodes.mark(node, unschedulable=self._wanted, dry_run=True)

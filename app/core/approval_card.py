@@ -78,7 +78,7 @@ def card_of(execution: Execution, index: int, approval: Approval, notice: Notice
         step_name=step.name,
         summary=plan.summary,
         namespace=namespace if isinstance(namespace, str) else None,
-        undo=f"nothing: it takes step {index + 1} back" if takes_back else undo_of(step, plan),
+        undo=TAKES_BACK if takes_back else undo_of(step, plan),
         takes_back=takes_back,
         text=text if isinstance(text, str) else None,
         requested_at=approval.requested_at,
@@ -101,6 +101,9 @@ def reference_of(execution: Execution, index: int, approval: Approval) -> Reques
         request=approval.number,
         digest=approval.digest,
     )
+
+
+TAKES_BACK = "it is itself the way back"
 
 
 def undo_of(step: Step, plan: Prepared) -> str:

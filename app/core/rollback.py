@@ -8,7 +8,8 @@ from app.core.model import JsonObject
 from app.core.planning import Inverse
 from app.core.steps import Step
 
-ROLLBACK_ATTEMPTS = 3
+ROLLBACK_ATTEMPTS = 12
+"""With the pauses between them two to four minutes: a control plane that is being upgraded comes back in that time."""
 NO_PLAN = "what it changed was not recorded"
 NOT_TAKEN_BACK = frozenset({"failed", "unknown", "drifted"})
 

@@ -154,7 +154,7 @@ def why_not_rolled_back(execution: Execution) -> str | None:
     if rollback.pending() is not None:
         return None
     by_hand = [f"step {step.index + 1}: {step.reason}" for step in rollback.steps if step.status == "manual"]
-    return f"only a person can take it back: {'; '.join(by_hand)}" if by_hand else "there is nothing to take back"
+    return "; ".join(by_hand) or "there is nothing to take back"
 
 
 def cancelled(execution: Execution, at: datetime) -> Move:

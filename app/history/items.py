@@ -97,13 +97,23 @@ class RollbackStepItem(Shown):
     attempts: int
     started_at: datetime | None
     finished_at: datetime | None
+    approval: ApprovalItem | None
+    superseded_approvals: list[ApprovalItem]
+    plan: PlanItem | None
 
 
 class RollbackItem(Shown):
-    """The way back: status is none, not_needed, manual, running, done, partial or failed."""
+    """The way back: status is none, not_needed, manual, running, halted, done, partial or failed.
+
+    cause is failure, halt, metric, no_data or person; requested_by and requested_at are of a person who wanted an
+    execution taken back that had ended.
+    """
 
     status: str
     reason: str | None
+    cause: str | None
+    requested_by: str | None
+    requested_at: datetime | None
     steps: list[RollbackStepItem]
 
 
@@ -115,7 +125,11 @@ class TriggerItem(Shown):
 
 
 class HistoryItem(Shown):
-    """One entry of the execution history; duration_seconds is the total execution time."""
+    """One entry of the execution history.
+
+    duration_seconds is the total execution time: from the request to the end, without the time between that end and
+    the request of a rollback.
+    """
 
     execution_id: str
     runbook_name: str
@@ -153,12 +167,21 @@ def item_of(execution: Execution) -> HistoryItem:
         requested_at=request.at,
         started_at=execution.started_at,
         finished_at=finished,
-        duration_seconds=(finished - request.at).total_seconds() if finished else None,
+        duration_seconds=_duration_s(execution),
         trigger=TriggerItem(matched=request.trigger_matches, reason=request.trigger_reason or None),
         steps=[_step(execution, index, state) for index, state in enumerate(execution.steps)],
         approvers=_approvers(execution),
         rollback=_rollback(execution),
     )
+
+
+def _duration_s(execution: Execution) -> float | None:
+    if execution.finished_at is None:
+        return None
+    whole, back = execution.finished_at - execution.request.at, execution.rollback
+    if back is not None and back.asked_at is not None and back.ended_before is not None:
+        whole -= back.asked_at - back.ended_before
+    return whole.total_seconds()
 
 
 def _step(execution: Execution, index: int, state: StepState) -> StepItem:
@@ -225,16 +248,20 @@ def approval_item(approval: Approval) -> ApprovalItem:
 
 def _approvers(execution: Execution) -> list[str]:
     """Everybody whose decision counted, once, in the order of the steps."""
-    votes = (vote.by for step in execution.steps for one in step.requests for vote in one.votes)
+    requests = (one for index in range(len(execution.steps)) for one in execution.requests(index))
+    votes = (vote.by for one in requests for vote in one.votes)
     return list(dict.fromkeys(votes))
 
 
 def _rollback(execution: Execution) -> RollbackItem:
     if execution.rollback is None:
-        return RollbackItem(status="none", reason=None, steps=[])
+        return RollbackItem(status="none", reason=None, cause=None, requested_by=None, requested_at=None, steps=[])
     return RollbackItem(
         status=rollback_status(execution.rollback),
         reason=execution.rollback.reason,
+        cause=execution.rollback.cause,
+        requested_by=execution.rollback.by,
+        requested_at=execution.rollback.asked_at,
         steps=[_back(step) for step in execution.rollback.steps],
     )
 
@@ -250,4 +277,7 @@ def _back(step: RollbackStep) -> RollbackStepItem:
         attempts=_attempts(step),
         started_at=step.started_at,
         finished_at=step.finished_at,
+        approval=approval_item(step.approval) if step.approval else None,
+        superseded_approvals=[approval_item(one) for one in step.superseded],
+        plan=plan_item(step.plan) if step.plan else None,
     )

@@ -118,7 +118,8 @@ class HistoryQueries:
 
 
 def _deadline(execution: Execution) -> datetime:
-    approval = execution.steps[execution.cursor].approval
+    place = execution.standing
+    approval = place.step(execution).approval if place else None
     assert approval is not None
     return approval.deadline
 

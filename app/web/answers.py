@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue
 
 from app.core.approval import ApprovalState
-from app.core.approval_card import undo_of
+from app.core.approval_card import TAKES_BACK, undo_of
 from app.core.catalog import Definition
 from app.core.errors import Problem
 from app.core.execution import Execution
@@ -154,8 +154,10 @@ class WaitingApproval(Shown):
     @classmethod
     def of(cls, execution: Execution, why_not: str | None) -> Self:
         """Of an execution whose step waits for approval."""
-        index = execution.cursor
-        step, approval = execution.runbook.steps[index], execution.steps[index].approval
+        place = execution.standing
+        assert place is not None
+        index, approval = place.forward(execution), place.step(execution).approval
+        step = execution.runbook.steps[index]
         assert approval is not None
         return cls(
             execution_id=execution.execution_id,
@@ -168,7 +170,7 @@ class WaitingApproval(Shown):
             action=step.action,
             plan=plan_item(approval.plan),
             summary=approval.plan.summary,
-            undo=undo_of(step, approval.plan),
+            undo=TAKES_BACK if place.rolling_back else undo_of(step, approval.plan),
             approvers=list(step.approvers),
             approvals_required=step.approvals_required,
             approval=approval_item(approval),
@@ -191,10 +193,8 @@ class Decided(HistoryItem):
 
     @classmethod
     def of(cls, execution: Execution, step: int) -> Self:
-        """Of an execution whose step carries an approval."""
-        approval = execution.steps[step].approval
-        assert approval is not None
-        return cls(**dict(item_of(execution)), state=approval.state)
+        """Of an execution whose step carries an approval; the latest request about it counts."""
+        return cls(**dict(item_of(execution)), state=execution.requests(step)[-1].state)
 
 
 class DecisionRecorded(Shown):

@@ -6,6 +6,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
+from app.core.approval import Approval
 from app.core.decisions import ApprovalDecision
 from app.core.events import ApprovalDecided, Decision
 from app.core.execution import Execution, Status
@@ -75,9 +76,10 @@ async def decide(request: web.Request) -> web.Response:
 
 
 def _decision(parts: WebParts, caller: Caller, execution: Execution, body: ApprovalBody) -> ApprovalDecision:
-    step = execution.cursor if body.step is None else body.step
-    state = execution.steps[step] if step < len(execution.steps) else None
-    waiting = state.approval if state else None
+    place = execution.standing
+    standing = execution.cursor if place is None else place.forward(execution)
+    step = standing if body.step is None else body.step
+    waiting = place.step(execution).approval if place and step == standing else None
     return ApprovalDecision(
         tenant=caller.tenant,
         execution_id=execution.execution_id,
@@ -101,6 +103,10 @@ def _why_not(execution: Execution, event: ApprovalDecided) -> str | None:
     return why_not_decided(execution, event)
 
 
+def _requested(execution: Execution, event: ApprovalDecided) -> Approval | None:
+    return next((one for one in execution.requests(event.step) if one.number == event.request), None)
+
+
 async def _until_decided(parts: WebParts, before: Execution, event: ApprovalDecided) -> Execution | None:
     """The execution once the log shows this very decision; None when that takes too long.
 
@@ -110,7 +116,7 @@ async def _until_decided(parts: WebParts, before: Execution, event: ApprovalDeci
     deadline = loop.time() + patience.decided_s
     while loop.time() < deadline:
         now = await parts.history.get(before.tenant, before.execution_id)
-        approval = now.steps[event.step].approval if now and now.run == before.run else None
+        approval = _requested(now, event) if now and now.run == before.run else None
         if now and approval and any((vote.by, vote.at) == (event.by, event.at) for vote in approval.votes):
             return now
         reason = _why_not(now, event) if now and approval and approval.digest == event.digest else None

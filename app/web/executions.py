@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import Field
 
-from app.core.events import CancelRequested, StepResolved
+from app.core.events import CancelRequested, RollbackRequested, StepResolved
 from app.core.execution import Execution, Status
+from app.core.stepping import why_not_rolled_back
 from app.history.items import item_of
 from app.web.answers import EventItem, EventList
 from app.web.auth import caller_of
@@ -20,6 +21,12 @@ Comment = Annotated[str, Field(max_length=4096)]
 
 class CancelBody(Body):
     """Why it is stopped."""
+
+    comment: Comment = ""
+
+
+class RollbackBody(Body):
+    """Why it is taken back."""
 
     comment: Comment = ""
 
@@ -90,6 +97,25 @@ async def resolve(request: web.Request) -> web.Response:
         outcome=body.outcome,
         by=caller_of(request).subject,
         comment=body.comment,
+    )
+    return await _seen(request, await parts_of(request).log.publish_event(event))
+
+
+async def roll_back(request: web.Request) -> web.Response:
+    """Take back what an execution that has ended did; a step that needed approval is asked about again."""
+    execution = await known_execution(request)
+    body = await read_body(request, RollbackBody) if request.can_read_body else RollbackBody()
+    why_not = why_not_rolled_back(execution) if execution.terminal else "it has not ended"
+    if why_not is not None:
+        raise ApiProblem(409, f"the execution is {execution.status} and cannot be rolled back: {why_not}")
+    event = RollbackRequested(
+        tenant=execution.tenant,
+        execution_id=execution.execution_id,
+        at=parts_of(request).clock(),
+        run=execution.run,
+        by=caller_of(request).subject,
+        comment=body.comment,
+        finished=execution.model_dump(mode="json"),
     )
     return await _seen(request, await parts_of(request).log.publish_event(event))
 

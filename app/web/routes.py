@@ -83,6 +83,15 @@ EXECUTIONS = (
     Route("POST", f"{_ONE}/cancel", "cancel", _OPERATE, executions.cancel, {202: HistoryItem}, executions.CancelBody),
     Route(
         "POST",
+        f"{_ONE}/rollback",
+        "roll_back",
+        _OPERATE,
+        executions.roll_back,
+        {202: HistoryItem},
+        executions.RollbackBody,
+    ),
+    Route(
+        "POST",
         f"{_ONE}/approvals",
         "decide",
         ("approver",),

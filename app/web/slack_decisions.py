@@ -122,8 +122,7 @@ def request_of(execution: Execution, reference: RequestReference) -> Approval | 
     """The request that a reference names; None when the execution never made it."""
     if execution.run != reference.run or reference.step >= len(execution.steps):
         return None
-    requests = execution.steps[reference.step].requests
-    return next((one for one in requests if one.number == reference.request), None)
+    return next((one for one in execution.requests(reference.step) if one.number == reference.request), None)
 
 
 def _is_bound(execution: Execution, click: Click, reference: RequestReference) -> bool:

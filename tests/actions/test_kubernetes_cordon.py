@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from app.actions.kubernetes_cordon import CordonAction
-from app.core.errors import OutcomeUnknown, PermanentError
+from app.core.errors import Drifted, OutcomeUnknown, PermanentError
 from app.core.steps import KubernetesCordon, KubernetesUncordon
 
 CORDON, UNCORDON = CordonAction(unschedulable=True), CordonAction(unschedulable=False)
@@ -92,7 +92,7 @@ async def test_another_node_of_the_same_name_is_left_alone(fleet, in_cluster):
     drifted = f"{fleet.node} is another node now: its uid was {plan.before['uid']}, and is "
     with pytest.raises(PermanentError, match=drifted):
         await CORDON.apply(cordon(fleet.node), plan, scene)
-    with pytest.raises(PermanentError, match=drifted):
+    with pytest.raises(Drifted, match=f", and this execution marked {plan.before['uid']}"):
         await taken_back(UNCORDON, plan, scene)
     assert (await CORDON.prepare(cordon(fleet.node), replace(scene, begun=plan))).digest != plan.digest
     assert await fleet.cordoned() is False

@@ -24,6 +24,7 @@ from app.core.events import (
 from app.core.execution import TERMINAL, Execution, Status
 from app.core.lifecycle import decide, evolve, wake_at, why_not_decided
 from app.core.planning import ActionFailure, Outcome
+from app.core.rollback import ROLLBACK_ATTEMPTS
 from app.core.stepping import backoff_s
 from app.core.transitions import TRANSITIONS
 
@@ -452,7 +453,7 @@ class TestRollback:
 
     def test_a_rollback_step_with_an_unknown_outcome_is_tried_again_and_then_given_up(self):
         s = self.failed()
-        for number in range(3):
+        for number in range(ROLLBACK_ATTEMPTS):
             s.at(100 * number).does("unknown", "no answer").at(100 * number + 50).timer()
         assert s.state.rollback.steps[0].status == "unknown"
         assert s.at(900).does().status == "rollback_failed"

@@ -25,8 +25,10 @@ class Api:
         self.url = url
         self.session = session
 
-    async def call(self, method: str, path: str, body=None, roles=("admin",), tenant="default", **headers):
-        token = make_token(SECRET, "tester", list(roles), tenant)
+    async def call(
+        self, method: str, path: str, body=None, roles=("admin",), tenant="default", sub="tester", **headers
+    ):
+        token = make_token(SECRET, sub, list(roles), tenant)
         headers["Authorization"] = f"Bearer {token}"
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.request(method, self.url + path, json=body, headers=named) as answer:
@@ -54,10 +56,10 @@ class Api:
 
         return await until(any_waits)
 
-    async def approve(self):
+    async def approve(self, sub="tester"):
         """Approve what waits, once it does."""
         path = f"/api/v1/executions/{(await self.waiting())['execution_id']}/approvals"
-        status, body = await self.call("POST", path, {"decision": "approve"}, roles=["approver"])
+        status, body = await self.call("POST", path, {"decision": "approve"}, roles=["approver"], sub=sub)
         assert status == 200, body
 
     async def ended(self, count: int, query="limit=200", timeout_s=60.0):

@@ -18,6 +18,10 @@ def ended():
     return story(slack()).does().state
 
 
+def scaled():
+    return story(scale()).does(inverse=True).state
+
+
 def rolling_back():
     return story(scale(), slack(), rollback_on_failure=True).does(inverse=True).does("failed", "no").state
 
@@ -74,6 +78,41 @@ class TestCancel:
     async def test_a_wrong_body_is_refused(self, web, world, holds):
         holds(waiting())
         assert (await web.call("POST", f"{ONE}/cancel", {"coment": "x"}, roles=["operator"])).status == 400
+        assert world.log.events == []
+
+
+class TestRollback:
+    async def test_it_is_recorded_with_who_why_and_the_state_it_is_about(self, web, world, holds):
+        holds(scaled())
+        answer = await web.call("POST", f"{ONE}/rollback", {"comment": "no help"}, roles=["operator"], sub="bob")
+        assert (answer.status, answer.body["status"]) == (202, "rolling_back")
+        shown = answer.body["rollback"]
+        assert (shown["status"], shown["cause"], shown["requested_by"]) == ("running", "person", "bob")
+        assert shown["reason"] == "rollback asked for by bob: no help"
+        (event,) = world.log.events
+        assert (event.by, event.run, event.finished["status"]) == ("bob", scaled().run, "succeeded")
+
+    @pytest.mark.parametrize(
+        ("state", "why"),
+        [
+            (waiting, "the execution is awaiting_approval and cannot be rolled back: it has not ended"),
+            (
+                ended,
+                "the execution is succeeded and cannot be rolled back: step 1: it cannot be taken back",
+            ),
+        ],
+    )
+    async def test_where_it_cannot_be_it_says_why(self, web, world, holds, state, why):
+        holds(state())
+        answer = await web.call("POST", f"{ONE}/rollback", roles=["operator"])
+        assert (answer.status, answer.body["detail"]) == (409, why)
+        assert world.log.events == []
+
+    async def test_who_may_not(self, web, world, holds):
+        holds(scaled())
+        assert (await web.call("POST", f"{ONE}/rollback", roles=["approver"])).status == 403
+        assert (await web.call("POST", f"{ONE}/rollback", roles=["operator"], tenant="other")).status == 404
+        assert (await web.call("POST", f"{ONE}/rollback", {"coment": "x"}, roles=["operator"])).status == 400
         assert world.log.events == []
 
 

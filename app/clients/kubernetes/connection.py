@@ -13,8 +13,8 @@ from pydantic import JsonValue, ValidationError
 
 from app import __version__
 from app.clients.kubernetes.answers import Answer
-from app.clients.kubernetes.refusals import translated
-from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
+from app.clients.kubernetes.refusals import lacks_right, translated
+from app.core.errors import ActionError, OutcomeUnknown, PermanentError, TemporaryError
 
 NOT_CONFIGURED = "Kubernetes is not configured: set RUNBOOKS_KUBERNETES__KUBECONFIG or RUNBOOKS_KUBERNETES__IN_CLUSTER"
 CONNECT_TIMEOUT_S = 5.0
@@ -76,7 +76,8 @@ class Connection:
             async with asyncio.timeout(self._timeout_s):  # the session's own limit leaves out renewing credentials
                 return answer.model_validate(await self._call(api, request))
         except ApiException as error:
-            raise translated(error, what, request.right, writes=writes) from error
+            refusal = translated(error, what, request.right, writes=writes)
+            raise (await self.unless_starting(refusal) if lacks_right(error) else refusal) from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise PermanentError(
                 f"the Kubernetes API's certificate does not hold: {error.certificate_error}"
@@ -91,6 +92,23 @@ class Connection:
         except (ValueError, LookupError, RecursionError) as error:
             said = f"the Kubernetes API's answer about {what} is not a {answer.__name__}: {_first(error)}"
             raise (OutcomeUnknown(said) if writes else TemporaryError(said)) from error
+
+    async def unless_starting(self, refusal: ActionError) -> ActionError:
+        """The refusal for want of a right, or that it may pass: an API that starts does not know our rights yet."""
+        if await self._is_ready():
+            return refusal
+        return TemporaryError(f"the Kubernetes API is not ready, and may not know our rights yet: {refusal}")
+
+    async def _is_ready(self) -> bool:
+        """Whether the API says so at /readyz; one that has not loaded its roles lets nobody look there."""
+        api = await self._open()
+        limits = aiohttp.ClientTimeout(total=self._timeout_s)
+        types = {"response_types_map": {200: "str"}, "auth_settings": ["BearerToken"]}
+        try:
+            await api.call_api("/readyz", "GET", **types, _return_http_data_only=True, _request_timeout=limits)
+        except (ApiException, aiohttp.ClientError, TimeoutError):
+            return False
+        return True
 
     async def _call(self, api: client.ApiClient, request: Request) -> Any:
         limits = aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=min(CONNECT_TIMEOUT_S, self._timeout_s))

@@ -37,6 +37,11 @@ def translated(error: ApiException, what: str, right: str, *, writes: bool) -> A
             return PermanentError(f"the Kubernetes API refused {what}: {said}")
 
 
+def lacks_right(error: ApiException) -> bool:
+    """Whether it was refused for want of a right."""
+    return error.status == 403 and BY_ADMISSION not in _message(error)
+
+
 def refused_with(error: PermanentError, status: int) -> bool:
     """Whether this is the translation of an answer with this status."""
     return isinstance(error.__cause__, ApiException) and error.__cause__.status == status

@@ -62,7 +62,10 @@ class Rights:
         self._had: dict[Right, float] = {}
 
     async def require(self, *rights: Right) -> None:
-        """Return when we have them all; raises PermanentError naming those that are missing, and as ``ask``."""
+        """Return when we have them all.
+
+        Raises PermanentError naming those that are missing, TemporaryError when the API is not ready, and as ``ask``.
+        """
         now = self._monotonic()
         asked = [right for right in rights if not now - self._had.get(right, -KEPT_S) < KEPT_S]
         answers = await asyncio.gather(*(self._has(right) for right in asked), return_exceptions=True)
@@ -75,7 +78,8 @@ class Rights:
             else:
                 missing.append(right)
         if missing:
-            raise PermanentError("; ".join(f"the right to {right} is missing" for right in missing))
+            refusal = PermanentError("; ".join(f"the right to {right} is missing" for right in missing))
+            raise await self._connection.unless_starting(refusal)
 
     async def _has(self, right: Right) -> bool:
         review: JsonValue = {

@@ -39,13 +39,17 @@ async def connect(tmp_path):
 
 @pytest.fixture
 async def answering(aiohttp_server, connect):
-    """A client whose API gives one answer to everything."""
+    """A client whose API gives one answer to everything, but says whether it is ready."""
 
-    async def start(make_answer):
+    async def start(make_answer, *, ready: bool = True):
         async def handler(_request: web.Request) -> web.Response:
             return make_answer()
 
+        async def readyz(_request: web.Request) -> web.Response:
+            return web.Response(text="ok") if ready else make_answer()
+
         application = web.Application()
+        application.router.add_get("/readyz", readyz)
         application.router.add_route("*", "/{path:.*}", handler)
         server = await aiohttp_server(application)
         return connect(str(server.make_url("")).rstrip("/"))

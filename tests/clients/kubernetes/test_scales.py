@@ -143,6 +143,13 @@ async def test_a_missing_right_is_named(answering, ask, right):
         await ask(await answering(status(403, "no")))
 
 
+@pytest.mark.parametrize("ask", [read, write])
+async def test_an_api_that_starts_may_not_know_our_rights_yet(answering, ask):
+    said = f"^the Kubernetes API is not ready, and may not know our rights yet: the right to .* deployment {NAMED}: no"
+    with pytest.raises(TemporaryError, match=said):
+        await ask(await answering(status(403, "no"), ready=False))
+
+
 NO_SCALE = [
     b"",
     b"not json",
