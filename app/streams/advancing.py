@@ -13,6 +13,7 @@ from app.core.errors import RecordRefused
 from app.core.events import Event, TimerFired, read_event
 from app.core.execution import Execution
 from app.core.lifecycle import Evolved, evolve
+from app.core.rollback import rollback_status
 from app.streams.figures import Figures
 from app.streams.index import ExecutionIndex, row_of, state_of
 from app.streams.log import Log
@@ -96,6 +97,9 @@ class Advancer:
         self._table[execution.execution_id] = row_of(partition, state)
         if execution.terminal:
             self._figures.executions.labels(execution.status).inc()
+            if execution.rollback is not None:
+                ended = rollback_status(execution.rollback)
+                self._figures.rollbacks.labels(execution.rollback.cause, ended).inc()
 
     async def _send_due(self, execution: Execution) -> list[Delivery]:
         due: dict[str, list[Command]] = {execution.execution_id: []}

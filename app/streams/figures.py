@@ -26,6 +26,9 @@ class Figures:
         self.executions = Counter(
             "runbooks_executions", "Executions that ended, by status.", ["status"], registry=registry
         )
+        self.rollbacks = Counter(
+            "runbooks_rollbacks", "Rollbacks that ended, by cause and status.", ["cause", "status"], registry=registry
+        )
         self.commands = Counter(
             "runbooks_commands",
             "Commands taken by the executors, by kind and what was done.",
