@@ -15,7 +15,7 @@ from app.core.events import Event, Limits
 from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.people import SlackUsers
-from app.history.queries import HistoryFilter, Page
+from app.history.queries import HistoryFilter, Page, WaitingPage
 
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
@@ -68,8 +68,8 @@ class HistoryPort(Protocol):
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         """The latest run of an execution; None when the tenant has no such one."""
 
-    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
-        """The executions that wait for approval, and whether these are all."""
+    async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
+        """One page of those that wait for approval; raises Refused when the cursor is not one of ours."""
 
 
 class TrailPort(Protocol):
