@@ -8,6 +8,7 @@ import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from app import operating
 from app.core.errors import RunbooksError
-from app.development import make_token, run, timeline
+from app.development import make_token, request_lines, run, timeline
 from app.main import Worker, connection_of, read_definition, read_definitions
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
@@ -33,6 +34,9 @@ SWITCH_INTERVAL_S = 0.0005
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
 Token = Annotated[str, typer.Option(envvar=["RUNBOOKS_TOKEN", "ADMIN_JWT", "OPERATOR_JWT"], help="A JWT.")]
 
+Digest = Annotated[
+    str | None, typer.Option(help="Of the plan you looked at; without it the plan is shown, and a terminal asks you.")
+]
 Decider = Annotated[
     str, typer.Option(envvar=["RUNBOOKS_TOKEN", "APPROVER_JWT", "ADMIN_JWT"], help="An approver's JWT.")
 ]
@@ -135,31 +139,45 @@ def approvals(
     token: Decider,
     everything: Annotated[bool, typer.Option("--all", help="Also what waits for others.")] = False,
 ) -> None:
-    """Show what waits for your approval."""
-    found = _call("GET", f"{url}/api/v1/approvals?all={str(everything).lower()}", token)
-    for item in found["items"]:
-        print(f"{item['execution_id']}  {item['runbook_name']}, step {item['step'] + 1} of {item['step_count']}")
-        print(f"    {item['summary']}; undo: {item['undo']}")
-        print(f"    until {item['approval']['deadline']}" + (f"; {item['why_not']}" if item["why_not"] else ""))
-    if not found["items"]:
+    """Show what waits for your approval, the nearest deadline first, with the plan and its digest."""
+    found = _waiting(url, token, "all=true" if everything else "")
+    for item in found:
+        print("\n".join(request_lines(item)))
+    if not found:
         print("nothing waits for you")
 
 
+def _waiting(url: str, token: str, query: str) -> list[dict[str, Any]]:
+    """What waits, of all pages."""
+    page = _call("GET", f"{url}/api/v1/approvals?limit=200&{query}", token)
+    items: list[dict[str, Any]] = page["items"]
+    while page["next_cursor"] is not None:
+        page = _call("GET", f"{url}/api/v1/approvals?limit=200&cursor={page['next_cursor']}&{query}", token)
+        items += page["items"]
+    return items
+
+
 @cli.command()
-def approve(execution_id: str, url: Url, token: Decider, comment: str = "") -> None:
+def approve(execution_id: str, url: Url, token: Decider, comment: str = "", digest: Digest = None) -> None:
     """Approve the step that waits."""
-    _decide(execution_id, "approve", url, token, comment)
+    _decide(execution_id, {"decision": "approve", "comment": comment, "digest": digest}, url, token)
 
 
 @cli.command()
-def reject(execution_id: str, url: Url, token: Decider, comment: str = "") -> None:
+def reject(execution_id: str, url: Url, token: Decider, comment: str = "", digest: Digest = None) -> None:
     """Reject the step that waits: the execution halts."""
-    _decide(execution_id, "reject", url, token, comment)
+    _decide(execution_id, {"decision": "reject", "comment": comment, "digest": digest}, url, token)
 
 
-def _decide(execution_id: str, decision: str, url: str, token: str, comment: str) -> None:
-    body = {"decision": decision, "comment": comment}
-    item = _call("POST", f"{url}/api/v1/executions/{execution_id}/approvals", token, body)
+def _decide(execution_id: str, body: dict[str, Any], url: str, token: str) -> None:
+    """Decide on the plan that was named, or on the one that is shown now: never on one that nobody looked at."""
+    named = quote(execution_id, safe="")
+    for item in _waiting(url, token, f"all=true&execution_id={named}") if body["digest"] is None else ():
+        print("\n".join(request_lines(item)))
+        if sys.stdin.isatty():
+            typer.confirm(f"{body['decision']} this?", abort=True)
+        body = body | {"digest": item["approval"]["digest"]}
+    item = _call("POST", f"{url}/api/v1/executions/{named}/approvals", token, body)
     print("\n".join(timeline(item)) if "steps" in item else "the decision is recorded")
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import importlib.util
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import orjson
 from pydantic import SecretStr
 
 from app.broker.kafka import EmbeddedKafka
-from app.core.errors import ConfigurationError
+from app.core.errors import ConfigurationError, RunbooksError
 from app.main import Worker, now
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
@@ -31,6 +33,8 @@ TOKENS = {
 }
 """The roles of each token in ``env``; its subject is the first of them. Who acts must also see what came of it."""
 READY_TIMEOUT_S = 60.0
+DEMO_START_S = 60.0
+WAITS_FOR_A_PERSON = frozenset({"awaiting_approval", "attention"})
 Say = Callable[[str], None]
 
 
@@ -63,9 +67,9 @@ async def run(settings: Settings, say: Say, *, demo: bool) -> None:
         stand_ins = await _stand_ins(stack, say) if demo else None
         development = await stack.enter_async_context(installation(settings, say, stand_ins, _log_to_file))
         if stand_ins is not None:
-            following = asyncio.create_task(_show_demo(development, settings.data_dir, say))
+            following = asyncio.create_task(follow_demo(development, settings.data_dir, say))
             stack.push_async_callback(_ended, following)
-            await development.asked.wait()
+            await until_asked(following, development)
         say(f"running; the API is at {development.api_url}, tokens are in {settings.data_dir / 'env'}; Ctrl-C stops it")
         error = await development.failure
         raise ConfigurationError(f"the worker stopped: {error!r}; its log is {settings.data_dir / 'worker.log'}")
@@ -175,25 +179,49 @@ async def _ended(task: "asyncio.Task[None]") -> None:
         await task
 
 
-async def _show_demo(development: Development, data_dir: Path, say: Say) -> None:
+async def until_asked(following: "asyncio.Task[None]", development: Development) -> None:
+    """Wait until the demo asks, or cannot any more: it has ended, or the worker has failed."""
+    asked = asyncio.ensure_future(development.asked.wait())
+    ends: set[asyncio.Future[Any]] = {asked, following, development.failure}
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        asked.cancel()
+
+
+async def follow_demo(development: Development, data_dir: Path, say: Say) -> None:
     """Publish the demo's anomaly, say how to approve the step that waits, and print what became of it."""
+    try:
+        await _show_demo(development, data_dir, say)
+    except (RunbooksError, aiohttp.ClientError, OSError) as error:
+        say(f"the demo stopped: {error}; the log of the worker is {data_dir / 'worker.log'}")
+
+
+async def _show_demo(development: Development, data_dir: Path, say: Say) -> None:
     headers = {"Authorization": f"Bearer {development.admin_token}"}
     anomaly = orjson.loads((DEMO_FOLDER / "anomaly.json").read_bytes())
     say("")
     say("demo: an anomaly of payment-api is published; Slack, Kubernetes and PagerDuty are stand-ins")
     async with aiohttp.ClientSession(development.api_url, headers=headers) as session:
         async with session.post("/api/v1/anomalies", json=anomaly) as answer:
-            (anomaly_id,) = (await answer.json())["anomaly_ids"]
-        item = await _demo_execution(session, anomaly_id, lambda item: item["status"] == "awaiting_approval")
+            document = await answer.json()
+            if answer.status != HTTPStatus.ACCEPTED:
+                raise RunbooksError(f"its anomaly was not taken: {document.get('detail')}")
+        (anomaly_id,) = document["anomaly_ids"]
+        item = await _demo_execution(session, anomaly_id, lambda item: item["status"] in WAITS_FOR_A_PERSON)
         _say_all(say, timeline(item))
-        if item["finished_at"] is None:
-            folder = "" if data_dir == Path(".run") else f"RUNBOOKS_DATA_DIR={data_dir} "
-            say("step 2 waits for a person; in another shell:")
-            say(f"    {folder}.venv/bin/runbooks approve {item['execution_id']}")
-            say("")
+        waiting = [step for step in item["steps"] if step["status"] == "awaiting_approval"]
+        if not waiting:
+            reason = item["reason"] or "no reason is known"
+            say(f"the demo did not get as far as asking for approval: it is {item['status']} ({reason})")
+            return
+        folder = "" if data_dir == Path(".run") else f"RUNBOOKS_DATA_DIR={data_dir} "
+        digest = waiting[0]["approval"]["digest"]
+        say(f"step {waiting[0]['index'] + 1} waits for a person; in another shell:")
+        say(f"    {folder}.venv/bin/runbooks approve {item['execution_id']} --digest {digest}")
+        say("")
         development.asked.set()
-        if item["finished_at"] is None:
-            _say_all(say, timeline(await _demo_execution(session, anomaly_id, lambda _: False)))
+        _say_all(say, timeline(await _demo_execution(session, anomaly_id, lambda _: False)))
 
 
 def _say_all(say: Say, lines: list[str]) -> None:
@@ -204,16 +232,52 @@ def _say_all(say: Say, lines: list[str]) -> None:
 async def _demo_execution(
     session: aiohttp.ClientSession, anomaly_id: str, enough: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
-    """The demo's execution once it has ended or is as wanted; its approval expires by itself."""
+    """The demo's execution once it has ended or is as wanted; its approval expires by itself.
+
+    Raises RunbooksError when the anomaly has started none after a while.
+    """
     query = {"service_id": "payment-api", "limit": "20"}
+    loop = asyncio.get_running_loop()
+    deadline, seen = loop.time() + DEMO_START_S, False
     while True:
         with contextlib.suppress(aiohttp.ClientError):
             async with session.get("/api/v1/runbooks/history", params=query) as answer:
-                items: list[dict[str, Any]] = (await answer.json())["items"]
+                items: list[dict[str, Any]] = (await answer.json()).get("items", [])
             mine = [item for item in items if item["trigger_anomaly_id"] == anomaly_id]
+            seen = seen or bool(mine)
             if mine and (mine[0]["finished_at"] is not None or enough(mine[0])):
                 return mine[0]
+        if not seen and loop.time() >= deadline:
+            raise RunbooksError(f"no execution of its anomaly showed within {DEMO_START_S:.0f} s")
         await asyncio.sleep(0.05)
+
+
+MAX_SHOWN = 2000  # characters of what a step would be carried out with
+
+
+def request_lines(item: dict[str, Any]) -> list[str]:
+    """One request for approval as a person reads it: what would be done, and the digest that binds a yes to it."""
+    approval, plan = item["approval"], item["plan"]
+    given = json.dumps(item["params"])
+    told = [
+        ("does", _plain(item["summary"])),
+        ("with", f"{given[:MAX_SHOWN]} …" if len(given) > MAX_SHOWN else given if item["params"] else ""),
+        ("finds", json.dumps(plan["before"]) if plan["before"] is not None else ""),
+        ("leaves", json.dumps(plan["after"]) if plan["after"] is not None else ""),
+        ("undo", _plain(item["undo"])),
+        ("changed", _plain(approval["changed"] or "")),
+        ("agreed", _plain(", ".join(approval["by"]))),
+        ("until", approval["deadline"]),
+        ("digest", approval["digest"]),
+        ("not you", _plain(item["why_not"] or "")),
+    ]
+    head = f"{item['execution_id']}  {item['runbook_name']}, step {item['step'] + 1} of {item['step_count']}"
+    return [head, *(f"    {name:8} {text}" for name, text in told if text)]
+
+
+def _plain(text: str) -> str:
+    """Text of others without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def timeline(item: dict[str, Any]) -> list[str]:

@@ -10,10 +10,11 @@ from app.core.conditions import checked_condition
 from app.core.errors import Problem, RunbookRefused, TemplateError
 from app.core.model import Frozen, depth_of, digest, problems_of
 from app.core.steps import Minutes, ShortText, Step, Text
-from app.core.templating import check_template
+from app.core.templating import check_template, is_template
 
 MAX_STEPS = 50
 MAX_RUNBOOK_DEPTH = 32
+NO_TEMPLATE = "takes no template: who is asked must not depend on what an event says (the channel of a slack step may)"
 RunbookName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -89,10 +90,23 @@ def read_runbook(content: Mapping[str, Any]) -> Runbook:
         runbook = Runbook.model_validate(content)
     except ValidationError as error:
         raise RunbookRefused(problems_of(error, Runbook)) from error
-    problems = list(_template_problems("", runbook.content()))
+    problems = [*_template_problems("", runbook.content()), *_templated_people(runbook)]
     if problems:
         raise RunbookRefused(problems)
     return runbook
+
+
+def _templated_people(runbook: Runbook) -> Iterator[Problem]:
+    """Templates where it is said who is asked: that is the author's to say, and never what an event brings.
+
+    Only a new definition is held to it: what stands in the log stays readable.
+    """
+    named = [("notify_channel", runbook.notify_channel or "")]
+    for index, step in enumerate(runbook.steps):
+        named.append((f"steps[{index}].approval_channel", step.approval_channel or ""))
+        for field in ("approvers", "escalate_to"):
+            named += [(f"steps[{index}].{field}[{place}]", one) for place, one in enumerate(getattr(step, field))]
+    yield from (Problem(path, NO_TEMPLATE) for path, text in named if is_template(text))
 
 
 def _template_problems(path: str, value: JsonValue) -> Iterator[Problem]:

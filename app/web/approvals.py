@@ -113,6 +113,9 @@ def _decision(parts: WebParts, caller: Caller, execution: Execution, body: Appro
 
 def _why_not(execution: Execution, event: ApprovalDecided) -> str | None:
     """Why a decision would not count; None when it would."""
+    waits = execution.waiting
+    if waits is not None and event.request == waits.number and event.digest not in {None, waits.digest}:
+        return f"the plan has moved: the decision is about {event.digest}, and what waits now is {waits.digest}"
     if execution.status != Status.awaiting_approval:
         return f"the execution is {execution.status}: no step waits for approval"
     return why_not_decided(execution, event)

@@ -7,7 +7,7 @@ from building import http, scale, slack
 
 from app.core.errors import RunbookRefused
 from app.core.model import digest
-from app.core.runbook import Runbook, read_runbook
+from app.core.runbook import NO_TEMPLATE, Runbook, read_runbook
 
 PAGE = json.loads(Path("runbooks/scale-out-payment-api.json").read_text())
 
@@ -98,6 +98,22 @@ def test_a_flood_of_problems_is_counted():
 def test_templates_are_checked_wherever_they_stand():
     error = refused(lambda r: r["steps"][2].update(body={"list": [{"deep": "{% if %}"}]}))
     assert error.problems[0].path == "steps[2].body.list[0].deep"
+
+
+def test_who_is_asked_is_no_template_and_an_older_record_that_says_so_is_still_read():
+    step = scale(require_approval=True, approval_channel="#{{ context.a }}", approvers=["ann", "{{ context.b }}"])
+    content = {
+        "name": "r",
+        "trigger": {"service_id": "s"},
+        "notify_channel": "{% if 1 %}#a{% endif %}",
+        "steps": [slack(channel="#{{ context.a }}"), {**step, "escalate_to": ["{{ context.c }}"]}],
+    }
+    with pytest.raises(RunbookRefused) as found:
+        read_runbook(content)
+    paths = ["notify_channel", "steps[1].approval_channel", "steps[1].approvers[1]", "steps[1].escalate_to[0]"]
+    assert [problem.path for problem in found.value.problems] == paths
+    assert {problem.message for problem in found.value.problems} == {NO_TEMPLATE}
+    assert Runbook.model_validate(content).notify_channel == content["notify_channel"]
 
 
 def test_depth_is_bounded():

@@ -56,13 +56,18 @@ async def test_from_definitions_to_history(runbooks, worker, api, tmp_path, stan
     assert (await runbooks("publish-anomaly", "-", stdin=lines))[1].count("recorded at") == 2
     waiting = await api.waiting()
     status, out, _ = await runbooks("approvals")
-    assert (status, waiting["execution_id"] in out, "undo: scale production/payment-api (replicas 3)" in out) == (
-        0,
-        True,
-        True,
-    )
+    digest = waiting["steps"][1]["approval"]["digest"]
+    assert (status, waiting["execution_id"] in out) == (0, True)
+    for line in (
+        "    does     Scale production/payment-api from 3 to 5",
+        "    undo     scale production/payment-api (replicas 3)",
+        f"    digest   {digest}",
+    ):
+        assert line in out.splitlines()
+    status, _, said = await runbooks("approve", waiting["execution_id"], "--digest", "0" * 64)
+    assert (status, "0" * 64 in said, digest in said) == (1, True, True)
     status, out, _ = await runbooks("approve", waiting["execution_id"])
-    assert (status, "approved by cli" in out) == (0, True)
+    assert (status, f"    digest   {digest}" in out, "approved by cli" in out) == (0, True, True)
     assert (await runbooks("approvals"))[1] == "nothing waits for you\n"
     await api.ended(2)
     status, out, _ = await runbooks("history", "--service-id", "payment-api", "--limit", "1")

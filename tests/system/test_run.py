@@ -97,7 +97,9 @@ async def test_one_command_shows_the_demo_and_the_products_calls_work_with_curl(
     ):
         assert text in running.printed
     (approve,) = re.findall(
-        r"^    (RUNBOOKS_DATA_DIR=\S+ .venv/bin/runbooks approve \S+)$", running.printed, re.MULTILINE
+        r"^    (RUNBOOKS_DATA_DIR=\S+ .venv/bin/runbooks approve \S+ --digest [0-9a-f]{64})$",
+        running.printed,
+        re.MULTILINE,
     )
     assert b"approved by approver" in await shell(approve, os.environ)
     await running.until_printed("  succeeded in ")

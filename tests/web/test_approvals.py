@@ -64,8 +64,10 @@ async def test_one_vote_of_two_leaves_it_pending(web, holds):
 async def test_the_plan_that_the_decider_saw_may_be_named(web, world, holds):
     state = holds(waits())
     answer = await decide(web, digest="0" * 64)
-    assert (answer.status, answer.body["detail"]) == (409, "it was given for another plan")
-    assert [one.refusal for one in world.log.decisions] == ["it was given for another plan"]
+    now = state.steps[0].approval.digest
+    moved = f"the plan has moved: the decision is about {'0' * 64}, and what waits now is {now}"
+    assert (answer.status, answer.body["detail"]) == (409, moved)
+    assert [(one.refusal, one.digest) for one in world.log.decisions] == [(moved, "0" * 64)]
     assert (await decide(web, digest=state.steps[0].approval.digest)).status == 200
 
 
