@@ -246,7 +246,7 @@ class Worker:
         notices = NoticeSender(clients.slack, self._slack_users, now)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, _limits(settings), now, figures),
-            advancer=Advancer(executions, log, publisher, now, figures),
+            advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),
             recorder=ApprovalRecorder(
                 log, _signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic
             ),
@@ -273,9 +273,10 @@ class Worker:
         stack.push_async_callback(faust_app.stop)
         for executor in parts.executors:
             stack.push_async_callback(executor.stop, settings.worker.shutdown_grace_s)
-        firing = asyncio.create_task(parts.advancer.timers.run())
-        firing.add_done_callback(agents.fail_with)
-        stack.push_async_callback(_cancelled, firing)
+        for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
+            running = asyncio.create_task(work)
+            running.add_done_callback(agents.fail_with)
+            stack.push_async_callback(_cancelled, running)
         return agents, parts
 
     async def _start_web(

@@ -35,8 +35,17 @@ def on_prepared(execution: Execution, event: StepPrepared) -> Move:
     waits = place.change(
         begun(execution, event.at), status="awaiting_approval", plan=event.plan, approval=asked, **again
     )
-    reason = f"the plan changed after it was approved: {asked.changed}" if asked.changed else ""
+    moved = f"the plan changed after it was approved: {asked.changed}" if asked.changed else ""
+    reason = moved or _why_asked(execution, place)
     return Move("approval_asked", waits.now(reason=reason))
+
+
+def _why_asked(execution: Execution, place: Place) -> str:
+    """Why a step that needs no approval of its own asks all the same."""
+    verdict = execution.verdict
+    if verdict is None or execution.runbook.steps[place.forward(execution)].require_approval:
+        return ""
+    return f"{verdict.guard}: {verdict.reason}"
 
 
 def _superseded(step: StepState) -> tuple[Approval, ...]:

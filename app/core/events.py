@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_serializer
 
 from app.core.anomaly import Anomaly, TenantId
 from app.core.errors import Problem, RecordRefused
+from app.core.guards import Effect, Guard
 from app.core.model import Frozen, Instant, JsonObject
 from app.core.planning import Outcome, Prepared
 from app.core.runbook import Runbook
@@ -43,7 +44,7 @@ class ExecutionRequested(EventFields):
     """An anomaly matched, or a person asked.
 
     requested_by: a subject; None for an anomaly. trigger_matches: whether the trigger would have matched a manual
-    run, and trigger_reason the clause that did not.
+    run, and trigger_reason the clause that did not. paused: why it was not to start at all, None when it was.
     """
 
     type: Literal["execution_requested"] = "execution_requested"
@@ -57,10 +58,24 @@ class ExecutionRequested(EventFields):
     trigger_matches: bool = True
     trigger_reason: str = ""
     limits: Limits = Limits()
+    paused: str | None = None
 
     @field_serializer("runbook")
     def _content(self, runbook: Runbook) -> dict[str, Any]:
         return runbook.content()
+
+
+class StartJudged(EventFields):
+    """What the runbook's guards say of a request, before its first command: start, skip, or start once approved.
+
+    guard, reason: which one and why, when it does not just start.
+    """
+
+    type: Literal["start_judged"] = "start_judged"
+    run: int
+    effect: Effect
+    guard: Guard | None = None
+    reason: str = ""
 
 
 class CommandEvent(EventFields):
@@ -209,7 +224,8 @@ class MetricChecked(EventFields):
 
 
 FollowUp = (
-    StepPrepared
+    StartJudged
+    | StepPrepared
     | StepStarted
     | StepHeartbeat
     | StepFinished

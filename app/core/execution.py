@@ -9,9 +9,11 @@ from pydantic import JsonValue, model_validator
 from app.core.anomaly import TenantId
 from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
+from app.core.guards import Effect, End, Guard, Trace, kept_for
 from app.core.model import Frozen, Instant, JsonObject
 from app.core.planning import Inverse, Prepared
 from app.core.runbook import Runbook
+from app.core.targets import targets_of
 
 
 class Status(StrEnum):
@@ -29,6 +31,7 @@ class Status(StrEnum):
     cancelled = "cancelled"
     rolled_back = "rolled_back"
     rollback_failed = "rollback_failed"
+    skipped = "skipped"
 
 
 TERMINAL = frozenset(
@@ -39,8 +42,17 @@ TERMINAL = frozenset(
         Status.cancelled,
         Status.rolled_back,
         Status.rollback_failed,
+        Status.skipped,
     }
 )
+
+ENDS: dict[Status, End] = {
+    Status.succeeded: "good",
+    Status.failed: "bad",
+    Status.rolled_back: "bad",
+    Status.rollback_failed: "bad",
+}
+"""What an end says of the runbook; a person's no, or nobody's word, says neither."""
 
 StepStatus = Literal[
     "pending",  # a command is due
@@ -164,11 +176,21 @@ class Verification(Frozen):
     detail: str = ""
 
 
+class StartVerdict(Frozen):
+    """What the guards said; offset: of the record that says so, which is its place in the line."""
+
+    effect: Effect
+    guard: Guard | None
+    reason: str
+    offset: int
+
+
 class Execution(Frozen):
     """One run of one runbook.
 
     run: the offset of its ``execution_requested`` record, which tells runs of the same id apart.
-    cursor: the step it stands at. last_offset: of the last event that changed it.
+    targets: what it acts on, as far as its request tells. verdict: of the runbook's guards, None where none was needed
+    or none has been given. cursor: the step it stands at. last_offset: of the last event that changed it.
     cancel_by: who asked to stop it, None when nobody did.
     """
 
@@ -176,6 +198,8 @@ class Execution(Frozen):
     run: int
     status: Status
     reason: str = ""
+    targets: tuple[str, ...] = ()
+    verdict: StartVerdict | None = None
     steps: tuple[StepState, ...]
     cursor: int = 0
     rollback: Rollback | None = None
@@ -225,6 +249,33 @@ class Execution(Frozen):
             return named
         trigger = self.runbook.trigger
         return None if trigger is None or trigger.service_id == "*" else trigger.service_id
+
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether the runbook's guards have to speak before it may start: what a person asked for is not judged."""
+        asked = self.request.requested_by is not None or self.request.dry_run
+        return self.status == Status.queued and self.verdict is None and self.runbook.guarded and not asked
+
+    @property
+    def place_in_line(self) -> int:
+        """The offset at which it came to wait for its start."""
+        return self.run if self.verdict is None else self.verdict.offset
+
+    def trace(self) -> Trace | None:
+        """What the guards remember of it; None where they need not, as of what was skipped."""
+        if not self.runbook.guarded or self.request.dry_run or self.status == Status.skipped:
+            return None
+        keys = self.targets or (f"service/{self.service_id or '*'}",)
+        trace = Trace(runbook=self.runbook.name, keys=keys, at=self.request.at)
+        if self.taken_up_again:
+            assert self.rollback is not None
+            return trace.ended(self.rollback.ended_before or self.request.at, "neither")
+        return trace if self.finished_at is None else trace.ended(self.finished_at, ENDS.get(self.status, "neither"))
+
+    @property
+    def taken_up_again(self) -> bool:
+        """Whether it had ended, and somebody wanted it taken back."""
+        return self.rollback is not None and self.rollback.by is not None
 
     @property
     def dedup_until(self) -> datetime | None:
@@ -281,13 +332,16 @@ class Execution(Frozen):
             status=self.status,
             last_offset=self.last_offset,
             dedup_until=self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
+            trace=(trace := self.trace()),
+            kept_until=None if trace is None else self.finished_at + kept_for(self.runbook),
         )
 
 
 class Marker(Frozen):
     """An execution that has ended, kept so that a repeated request stays the same execution.
 
-    last_offset: of the event that ended it, None in a row from before markers kept it.
+    last_offset: of the event that ended it, None in a row from before markers kept it. trace: what the runbook's guards
+    remember of it until kept_until, None where they need not.
     """
 
     execution_id: str
@@ -296,6 +350,13 @@ class Marker(Frozen):
     status: Status
     dedup_until: Instant
     last_offset: int | None = None
+    trace: Trace | None = None
+    kept_until: Instant | None = None
+
+    @property
+    def until(self) -> datetime:
+        """When nobody needs it any more."""
+        return self.dedup_until if self.kept_until is None else max(self.dedup_until, self.kept_until)
 
 
 class Place(Frozen):
@@ -326,7 +387,15 @@ class Place(Frozen):
         """
         if self.rolling_back and (execution.rollback is None or execution.rollback.by is None):
             return False
-        return execution.runbook.steps[self.forward(execution)].require_approval
+        if execution.runbook.steps[self.forward(execution)].require_approval:
+            return True
+        return not self.rolling_back and self._is_first_to_ask(execution)
+
+    def _is_first_to_ask(self, execution: Execution) -> bool:
+        """Whether the guards want an approval before anything is done, and nobody has given one before this step."""
+        if execution.verdict is None or execution.verdict.effect != "approve":
+            return False
+        return all(step.approval is None for step in execution.steps[: self.index])
 
     def step(self, execution: Execution) -> StepState:
         """The step's state."""
@@ -343,8 +412,8 @@ class Place(Frozen):
 
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
-    """A new execution: queued, or at once running when it is a dry run, which waits for nobody."""
-    return Execution(
+    """A new execution: queued, or running at once when it is a dry run, or skipped while its runbook is paused."""
+    execution = Execution(
         request=event,
         run=offset,
         status=Status.running if event.dry_run else Status.queued,
@@ -352,6 +421,9 @@ def begin(event: ExecutionRequested, offset: int) -> Execution:
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )
+    if event.paused is not None:
+        return execution.now(status=Status.skipped, reason=event.paused, finished_at=event.at)
+    return execution.now(targets=() if event.dry_run else targets_of(event.runbook, _known_at_request(event)))
 
 
 def variables_of(execution: Execution) -> JsonObject:
@@ -359,11 +431,14 @@ def variables_of(execution: Execution) -> JsonObject:
 
     A manual run has no anomaly: its context stands in, on top of what the trigger names.
     """
-    request = execution.request
+    steps: list[JsonValue] = [_step_view(execution, index) for index in range(len(execution.steps))]
+    return {**_known_at_request(execution.request), "steps": steps}
+
+
+def _known_at_request(request: ExecutionRequested) -> JsonObject:
     return {
         "anomaly": _anomaly_of(request),
         "context": request.context,
-        "steps": [_step_view(execution, index) for index in range(len(execution.steps))],
         "runbook": {"name": request.runbook.name, "version": request.runbook_version},
         "execution": {
             "id": request.execution_id,

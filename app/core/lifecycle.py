@@ -29,6 +29,7 @@ from app.core.events import (
     MetricChecked,
     Phase,
     RollbackRequested,
+    StartJudged,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -38,7 +39,7 @@ from app.core.events import (
     StepStarted,
     TimerFired,
 )
-from app.core.execution import Execution, Marker, Place, Status, StepState, begin, variables_of
+from app.core.execution import Execution, Marker, Place, StartVerdict, Status, StepState, begin, variables_of
 from app.core.ids import command_id
 from app.core.stepping import (
     Move,
@@ -82,10 +83,10 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return Evolved(None, "no such execution")
     if isinstance(execution, Marker) or execution.terminal:
         return Evolved(execution, f"the execution has ended: {execution.status}")
-    if isinstance(event, CommandEvent | MetricChecked | ApprovalNoticed) and event.run != execution.run:
+    if isinstance(event, CommandEvent | MetricChecked | ApprovalNoticed | StartJudged) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
     try:
-        signal, changed = _interpret(execution, event)
+        signal, changed = _interpret(execution, event, offset)
     except Stale as stale:
         return Evolved(execution, str(stale))
     status = TRANSITIONS[execution.status].get(signal)
@@ -127,8 +128,10 @@ def _rollback_requested(execution: Execution | Marker | None, event: RollbackReq
     return Evolved(changed.now(status=TRANSITIONS[pinned.status][signal], last_offset=offset))
 
 
-def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 - one case an event
+def _interpret(execution: Execution, event: FollowUp, offset: int) -> Move:  # noqa: PLR0911 - one case an event
     match event:
+        case StartJudged():
+            return _on_judged(execution, event, offset)
         case StepPrepared():
             return on_prepared(execution, event)
         case StepStarted():
@@ -155,6 +158,16 @@ def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 
             return _on_metric(execution, event)
         case _:
             assert_never(event)
+
+
+def _on_judged(execution: Execution, event: StartJudged, offset: int) -> Move:
+    if not execution.awaits_verdict:
+        raise Stale("no verdict is awaited")
+    verdict = StartVerdict(effect=event.effect, guard=event.guard, reason=event.reason, offset=offset)
+    judged = execution.now(verdict=verdict)
+    if event.effect == "skip":
+        return Move("skipped", judged.now(reason=f"{event.guard}: {event.reason}", finished_at=event.at))
+    return Move("judged", judged)
 
 
 def _on_timer(execution: Execution, at: datetime) -> Move:
@@ -246,6 +259,8 @@ def _work_due(execution: Execution) -> tuple[Command, ...]:
     if execution.status == Status.verifying:
         return _metric_commands(execution)
     place = execution.standing
+    if execution.awaits_verdict and execution.cancel_by is None:
+        return ()
     if place is None or execution.status not in {Status.queued, Status.running, Status.rolling_back}:
         return ()
     step = place.step(execution)

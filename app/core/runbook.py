@@ -49,8 +49,19 @@ class MetricCheck(Frozen):
     on_no_data: Literal["keep", "rollback", "attention"] = "attention"
 
 
+class CircuitBreaker(Frozen):
+    """After so many runs in a row that failed, none starts by itself for a while; then one may try."""
+
+    failures: Annotated[int, Field(strict=True, ge=1, le=100)]
+    open_minutes: Minutes = 30.0
+
+
 class Runbook(Frozen):
-    """A named sequence of steps and what starts it."""
+    """A named sequence of steps and what starts it.
+
+    cooldown_seconds, max_runs_per_hour, when_exceeded, circuit_breaker: ``app.core.guards`` says what each means; they
+    bind what starts by itself, not what a person asks for.
+    """
 
     name: RunbookName
     description: Text = ""
@@ -63,6 +74,21 @@ class Runbook(Frozen):
     on_halt: Literal["keep", "rollback"] = "keep"
     rollback_metric_check: MetricCheck | None = None
     dry_run: bool = False
+    cooldown_seconds: Annotated[float, Field(ge=0, le=7 * 24 * 60 * 60)] = 0.0
+    max_runs_per_hour: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
+    when_exceeded: Literal["skip", "approve"] = "skip"
+    circuit_breaker: CircuitBreaker | None = None
+
+    @model_validator(mode="after")
+    def _exceeds_something(self) -> Self:
+        if self.when_exceeded == "approve" and self.max_runs_per_hour is None:
+            raise ValueError("when_exceeded has no effect without max_runs_per_hour")
+        return self
+
+    @property
+    def guarded(self) -> bool:
+        """Whether anything but a pause can keep it from starting by itself."""
+        return bool(self.cooldown_seconds or self.max_runs_per_hour or self.circuit_breaker)
 
     def approval_timeout_s(self, index: int) -> float:
         """How long step ``index`` waits for approval, in seconds."""

@@ -211,7 +211,7 @@ def _phase(execution: Execution, index: int, step: StepState) -> str:
 
 def plans_first(execution: Execution, index: int) -> bool:
     """Whether the step is only planned before anything else: it needs approval, or it is a dry run."""
-    return execution.request.dry_run or execution.runbook.steps[index].require_approval
+    return execution.request.dry_run or Place(rolling_back=False, index=index).asks(execution)
 
 
 def begun(execution: Execution, at: datetime) -> Execution:

@@ -7,6 +7,8 @@ from typing import Literal
 from app.core.execution import Status
 
 Signal = Literal[
+    "judged",
+    "skipped",
     "step_begun",
     "step_continues",
     "step_done",
@@ -53,7 +55,9 @@ _ENDED: Mapping[Signal, Status] = MappingProxyType({"rollback_asked": Status.rol
 TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
     {
         Status.queued: MappingProxyType(
-            _FORWARD | {"step_reissued": Status.queued, "cancel_noted": Status.queued, "noticed": Status.queued},
+            _FORWARD
+            | {"step_reissued": Status.queued, "cancel_noted": Status.queued, "noticed": Status.queued}
+            | {"judged": Status.queued, "skipped": Status.skipped},
         ),
         Status.running: MappingProxyType(
             _FORWARD
@@ -122,5 +126,6 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.cancelled: _ENDED,
         Status.rolled_back: _ENDED,
         Status.rollback_failed: _ENDED,
+        Status.skipped: _ENDED,
     }
 )

@@ -26,6 +26,9 @@ class Figures:
         self.executions = Counter(
             "runbooks_executions", "Executions that ended, by status.", ["status"], registry=registry
         )
+        self.verdicts = Counter(
+            "runbooks_start_verdicts", "What the guards said of requests.", ["effect", "guard"], registry=registry
+        )
         self.rollbacks = Counter(
             "runbooks_rollbacks", "Rollbacks that ended, by cause and status.", ["cause", "status"], registry=registry
         )

@@ -55,14 +55,17 @@ class AnomalyMatcher:
         return [await self._log.send_event(self._request(anomaly, definition)) for definition in matched]
 
     def _request(self, anomaly: Anomaly, definition: Definition) -> ExecutionRequested:
+        at = self._clock()
+        pause = self._catalog.pauses.why_paused(anomaly.tenant_id, definition.name, anomaly.service_id, at)
         return ExecutionRequested(
             tenant=anomaly.tenant_id,
             execution_id=execution_id_for_anomaly(anomaly.tenant_id, anomaly.anomaly_id, definition.name),
-            at=self._clock(),
+            at=at,
             runbook=definition.runbook,
             runbook_version=definition.version,
             runbook_digest=definition.digest,
             anomaly=anomaly,
             dry_run=definition.runbook.dry_run,
             limits=self._limits,
+            paused=None if pause is None or definition.runbook.dry_run else pause.told(),
         )

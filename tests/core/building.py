@@ -13,6 +13,7 @@ from app.core.events import (
     Limits,
     MetricChecked,
     RollbackRequested,
+    StartJudged,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -174,6 +175,10 @@ class Story:
         given = {"channel_id": "C1", "ts": f"{self.offset}.1"} if "error" not in fields else {}
         where = {"run": command.run, "step": command.step_index, "request": command.request, "notice": command.notice}
         return self.tell(ApprovalNoticed(**self.common(), **{**where, "version": command.version, **given, **fields}))
+
+    def judged(self, effect="start", guard=None, reason=""):
+        given = {"run": self.state.run, "effect": effect, "guard": guard, "reason": reason}
+        return self.tell(StartJudged(**self.common(), **given))
 
     def cancel(self, by="ann"):
         return self.tell(CancelRequested(**self.common(), by=by))

@@ -584,6 +584,8 @@ def in_status(status: Status) -> Story:  # noqa: PLR0911 - one line a status
             return story(approval).prepared().cancel()
         case Status.rolled_back:
             return in_status(Status.rolling_back).does()
+        case Status.skipped:
+            return story(slack(), cooldown_seconds=60).judged("skip", "cooldown", "one was at work")
         case Status.rollback_failed:
             return in_status(Status.rolling_back).does("failed", "x")
 
