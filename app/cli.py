@@ -38,6 +38,13 @@ Decider = Annotated[
 ]
 
 
+Reason = Annotated[str, typer.Option(help="Told wherever a runbook does not start.")]
+Window = Annotated[
+    str | None,
+    typer.Option(help="START/END in RFC 3339, either may be left out; none: from now on, until it is resumed."),
+]
+
+
 def main() -> None:
     """Run the command; an error of ours is one sentence and exit status 1."""
     _take_development_tokens()
@@ -170,6 +177,64 @@ def rollback(execution_id: str, url: Url, token: Token, comment: str = "") -> No
     print("\n".join(timeline(item)))
 
 
+@cli.command()
+def pause(
+    name: str,
+    url: Url,
+    token: Token,
+    reason: Reason = "",
+    runbook: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    service_id: Annotated[str | None, typer.Option(help="Only for this one.")] = None,
+    window: Window = None,
+) -> None:
+    """Keep runbooks from starting: the kill switch of a tenant, or a maintenance window."""
+    given = {"runbook": runbook, "service_id": service_id, "reason": reason, **_window(window)}
+    item = _call("PUT", f"{url}/api/v1/pauses/{name}", token, {field: value for field, value in given.items() if value})
+    print(f"{item['name']}: paused from {item['starts_at']}" + (f" until {item['ends_at']}" if item["ends_at"] else ""))
+
+
+@cli.command()
+def resume(name: str, url: Url, token: Token) -> None:
+    """End a pause: what it kept from starting goes on."""
+    _call("DELETE", f"{url}/api/v1/pauses/{name}", token)
+    print(f"{name}: resumed")
+
+
+@cli.command("pause-everybody")
+def pause_everybody(name: str, reason: Reason = "", window: Window = None) -> None:
+    """Keep the runbooks of all tenants from starting: written to Kafka, by whoever may write the topic."""
+    place = asyncio.run(operating.pause_everybody(connection_of(_kafka(None)), name, reason, _window(window)))
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+@cli.command("resume-everybody")
+def resume_everybody(name: str) -> None:
+    """End a pause of all tenants."""
+    place = asyncio.run(operating.resume_everybody(connection_of(_kafka(None)), name))
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+def _window(given: str | None) -> dict[str, str]:
+    start, _, end = (given or "").partition("/")
+    return {name: value for name, value in (("starts_at", start), ("ends_at", end)) if value}
+
+
+@cli.command()
+def pauses(url: Url, token: Token) -> None:
+    """Show what is paused, or will be."""
+    found = _call("GET", f"{url}/api/v1/pauses", token)["items"]
+    for item in found:
+        what = item["runbook"] or "every runbook"
+        where = f" for {item['service_id']}" if item["service_id"] else ""
+        until = f" until {item['ends_at']}" if item["ends_at"] else ""
+        whose = " of every tenant" if item["everybody"] else ""
+        print(
+            f"{item['name']}: {what}{whose}{where} from {item['starts_at']}{until}, by {item['by']}: {item['reason']}"
+        )
+    if not found:
+        print("nothing is paused")
+
+
 @cli.command("publish-anomaly")
 def publish_anomaly(
     file: Annotated[Path, typer.Argument(help="A JSON file, - for standard input.")] = Path("-"),
@@ -253,7 +318,7 @@ async def _request(method: str, url: str, token: str, body: dict[str, Any] | Non
     async with aiohttp.ClientSession(headers=headers) as session:
         try:
             async with session.request(method, url, json=body) as answer:
-                document: dict[str, Any] = await answer.json(content_type=None)
+                document: dict[str, Any] = await answer.json(content_type=None) or {}
         except aiohttp.ClientConnectorError as error:
             raise RunbooksError(f"no API answers at {url}: is it running? ({error})") from error
     if answer.status >= 400:

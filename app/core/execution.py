@@ -261,6 +261,12 @@ class Execution(Frozen):
         """The offset at which it came to wait for its start."""
         return self.run if self.verdict is None else self.verdict.offset
 
+    def is_in_the_way_of(self, other: "Execution") -> bool:
+        """Whether another, queued one has to wait for this one, which acts on one of its targets or came before."""
+        if self.execution_id == other.execution_id or self.terminal or set(self.targets).isdisjoint(other.targets):
+            return False
+        return self.status != Status.queued or self.place_in_line < other.place_in_line
+
     def trace(self) -> Trace | None:
         """What the guards remember of it; None where they need not, as of what was skipped."""
         if not self.runbook.guarded or self.request.dry_run or self.status == Status.skipped:

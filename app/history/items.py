@@ -138,6 +138,7 @@ class HistoryItem(Shown):
     service_id: str | None
     status: str
     reason: str | None
+    targets: list[str]
     dry_run: bool
     requested_by: str | None
     requested_at: datetime
@@ -162,6 +163,7 @@ def item_of(execution: Execution) -> HistoryItem:
         service_id=execution.service_id,
         status=execution.status.value,
         reason=execution.reason or None,
+        targets=list(execution.targets),
         dry_run=request.dry_run,
         requested_by=request.requested_by,
         requested_at=request.at,

@@ -19,6 +19,7 @@ from app.history.items import HistoryItem, item_of
 from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
 
 MAX_LIMIT = 200
+MAX_IN_THE_WAY = 200  # live executions of a tenant that are looked through for the one that is waited for
 NOT_OURS = Problem("cursor", "is not a cursor of this API: use next_cursor as it was given")
 
 ORDER = (EXECUTIONS.c.requested_us, EXECUTIONS.c.execution_id, EXECUTIONS.c.run)
@@ -104,6 +105,21 @@ class HistoryQueries:
             states = (await connection.execute(query)).scalars().all()
         found = [Execution.model_validate_json(state) for state in states[:at_most]]
         return sorted(found, key=_deadline), len(states) <= at_most
+
+    async def in_the_way(self, execution: Execution) -> Execution | None:
+        """Who holds a target that an execution waits for, or waits for it longer; None when nobody is known to."""
+        if execution.status != Status.queued or not execution.targets:
+            return None
+        query = (
+            sa.select(EXECUTIONS.c.state)
+            .where(EXECUTIONS.c.tenant == execution.tenant, EXECUTIONS.c.terminal.is_(False))
+            .order_by(EXECUTIONS.c.requested_us)
+            .limit(MAX_IN_THE_WAY)
+        )
+        async with self._reading() as connection:
+            states = (await connection.execute(query)).scalars().all()
+        others = (Execution.model_validate_json(state) for state in states)
+        return next((one for one in others if one.is_in_the_way_of(execution)), None)
 
     async def item(self, tenant: str, execution_id: str) -> HistoryItem | None:
         """The history's entry of the latest run of an execution; None when the tenant has no such one."""

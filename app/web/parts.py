@@ -68,6 +68,9 @@ class HistoryPort(Protocol):
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         """The latest run of an execution; None when the tenant has no such one."""
 
+    async def in_the_way(self, execution: Execution) -> Execution | None:
+        """Who holds a target that an execution waits for; None when nobody is known to."""
+
     async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
         """The executions that wait for approval, and whether these are all."""
 

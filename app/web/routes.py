@@ -19,6 +19,7 @@ from app.web import (
     executions,
     history,
     operations,
+    pauses,
     runbooks,
     slack,
 )
@@ -52,6 +53,7 @@ class Route:
 _API = "/api/v1"
 _ONE = f"{_API}/executions/{{execution_id}}"
 _RUNBOOK = f"{_API}/runbooks/{{name}}"
+_PAUSE = f"{_API}/pauses/{{name}}"
 _CONDITIONS = ("If-Match", "If-None-Match")
 _VIEW: tuple[Role, ...] = ("viewer",)
 _OPERATE: tuple[Role, ...] = ("operator",)
@@ -78,7 +80,7 @@ EXECUTIONS = (
         {200: answers.HistoryPage},
         query=history.PARAMETERS,
     ),
-    Route("GET", _ONE, "execution", _VIEW, executions.show, {200: HistoryItem}),
+    Route("GET", _ONE, "execution", _VIEW, executions.show, {200: answers.ExecutionItem}),
     Route("GET", f"{_ONE}/events", "events", _VIEW, executions.events, {200: answers.EventList}),
     Route("POST", f"{_ONE}/cancel", "cancel", _OPERATE, executions.cancel, {202: HistoryItem}, executions.CancelBody),
     Route(
@@ -140,6 +142,12 @@ DEFINITIONS = (
     Route("GET", f"{_RUNBOOK}/versions", "versions", _VIEW, runbooks.versions, {200: answers.DefinitionList}),
 )
 
+PAUSES = (
+    Route("GET", f"{_API}/pauses", "pauses", _VIEW, pauses.index, {200: answers.PauseList}),
+    Route("PUT", _PAUSE, "pause", _OPERATE, pauses.put, {200: answers.PauseItem}, pauses.PauseBody),
+    Route("DELETE", _PAUSE, "resume", _OPERATE, pauses.delete, {204: None}),
+)
+
 INPUT = (
     Route(
         "POST",
@@ -167,4 +175,4 @@ OPERATIONS = (
     Route("GET", "/openapi.json", "openapi", (), operations.openapi, {200: None}),
 )
 
-ROUTES = (*EXECUTIONS, *DEFINITIONS, *INPUT, *OPERATIONS)
+ROUTES = (*EXECUTIONS, *DEFINITIONS, *PAUSES, *INPUT, *OPERATIONS)
