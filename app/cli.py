@@ -20,6 +20,7 @@ from app.core.errors import RunbooksError
 from app.development import make_token, run, timeline
 from app.main import Worker, connection_of, read_definition, read_definitions
 from app.settings import Settings
+from app.step_worker import StepWorker
 from app.streams.structured_logs import configure_logging
 from app.streams.topics import ensure_topics, read_topics
 
@@ -78,15 +79,25 @@ def run_command() -> None:
 
 
 @cli.command()
-def worker() -> None:
+def worker(
+    actions: Annotated[
+        list[str] | None, typer.Option(help="Carry out steps of this kind and do nothing else; may be repeated.")
+    ] = None,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option(help="Leave steps of this kind to such workers; may be repeated.")
+    ] = None,
+) -> None:
     """Start one worker against the configured broker."""
+    for name, given in (("ACTIONS", actions), ("ELSEWHERE", elsewhere)):
+        if given:
+            os.environ[f"RUNBOOKS_WORKER__{name}"] = orjson.dumps(given).decode()
     settings = Settings()
-    one = Worker(settings)
+    one = StepWorker(settings) if settings.worker.actions else Worker(settings)
     configure_logging(settings.log_level, one.secrets.mask_any)
     _until_stopped(_work(one))
 
 
-async def _work(one: Worker) -> None:
+async def _work(one: Worker | StepWorker) -> None:
     async with one.running() as running:
         error = await running.failure
         raise RunbooksError(f"the worker stopped: {error!r}")

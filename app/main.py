@@ -40,15 +40,26 @@ from app.history.queries import HistoryQueries
 from app.history.store import Store
 from app.settings import KafkaSettings, Settings
 from app.streams.advancing import Advancer
-from app.streams.app import Agents, Parts, StreamSettings, add_agents, build_app, declare_table
+from app.streams.app import (
+    Agents,
+    Executors,
+    Parts,
+    StreamSettings,
+    add_agents,
+    add_executors,
+    build_app,
+    declare_table,
+)
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
 from app.streams.definitions import Definitions
 from app.streams.executing import Ledger, MetricChecker, StepExecutor
 from app.streams.figures import Figures, IndexFigures
+from app.streams.groups import refuse_other_readers
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.publisher import Publisher
+from app.streams.tables import DeferredTable
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.streams.trail import Trail
 from app.web.app import build_web
@@ -141,6 +152,72 @@ class Running:
     readiness: Callable[[], list[str]]
 
 
+def stream_settings(settings: Settings, group_id: str, partitions: int) -> StreamSettings:
+    """What Faust needs to know."""
+    return StreamSettings(
+        group_id=group_id,
+        data_dir=settings.data_dir / "faust",
+        store=settings.worker.store,
+        session_timeout_s=settings.worker.session_timeout_s,
+        partitions=partitions,
+    )
+
+
+def command_topics(settings: Settings) -> list[str]:
+    """The topics of the commands that this worker carries out."""
+    return [f"step-commands.{kind}" for kind in sorted(settings.worker.kinds)]
+
+
+def executors_of(
+    settings: Settings, clients: Clients, users: SlackUsers, ledger: Ledger, log: Log, figures: Figures
+) -> Executors:
+    """What carries out the commands of this worker's kinds."""
+    worker = settings.worker
+    runner = Runner(
+        clients=clients,
+        worker=ledger.incarnation,
+        lease_s=worker.lease_s,
+        heartbeat_s=worker.heartbeat_s,
+        now=now,
+        monotonic=time.monotonic,
+    )
+    notices = NoticeSender(clients.slack, users, now)
+    steps = (
+        StepExecutor(kind, runner, ledger, log, figures, concurrency=worker.concurrency, notices=notices)
+        for kind in STEP_KINDS
+        if kind in worker.kinds
+    )
+    checker = MetricChecker(log, now) if "metric" in worker.kinds else None
+    return Executors(steps=tuple(steps), checker=checker, ledger=ledger)
+
+
+async def start_streams(
+    stack: contextlib.AsyncExitStack,
+    agents: Agents,
+    executors: Executors,
+    ledger_table: DeferredTable,
+    shutdown_grace_s: float,
+) -> asyncio.Event:
+    """Start the agents; when the stack unwinds, the executors end first and the streams after them.
+
+    What is given is set once the ledger is recovered.
+    """
+    recovered = asyncio.Event()
+
+    def owned(partitions: set[int]) -> None:
+        executors.ledger.recover()
+        for executor in executors.steps:
+            executor.on_partitions(partitions)
+        recovered.set()
+
+    ledger_table.on_owned = owned
+    await agents.app.start()
+    stack.push_async_callback(agents.app.stop)
+    for executor in executors.steps:
+        stack.push_async_callback(executor.stop, shutdown_grace_s)
+    return recovered
+
+
 class Worker:
     """One worker: agents, projector and API in one process."""
 
@@ -149,7 +226,7 @@ class Worker:
         self._settings = settings
         self.secrets = Secrets(settings.secrets.folder, settings.secrets.environment)
         self._registry = CollectorRegistry()
-        self._slack_users = _read_slack_users(settings.slack.users_file)
+        self._slack_users = read_users(settings.slack.users_file)
         self._recovered = False
 
     @contextlib.asynccontextmanager
@@ -159,6 +236,7 @@ class Worker:
         connection = connection_of(settings.kafka)
         topics = read_topics(settings.kafka.topics_file, settings.kafka.group_id)
         await ensure_topics(connection, topics)
+        await refuse_other_readers(connection, command_topics(settings), settings.kafka.group_id)
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         async with contextlib.AsyncExitStack() as stack:
@@ -220,59 +298,29 @@ class Worker:
         settings = self._settings
         clients = clients_of(settings, self.secrets)
         stack.push_async_callback(clients.close)
-        faust_app = build_app(
-            connection,
-            StreamSettings(
-                group_id=settings.kafka.group_id,
-                data_dir=settings.data_dir / "faust",
-                store=settings.worker.store,
-                session_timeout_s=settings.worker.session_timeout_s,
-                partitions=shared,
-            ),
-        )
+        faust_app = build_app(connection, stream_settings(settings, settings.kafka.group_id, shared))
         agents = Agents(faust_app)
         figures = Figures(self._registry)
         executions = declare_table(faust_app, "executions", shared)
         ledger_table = declare_table(faust_app, "step_ledger", shared)
-        ledger = Ledger(ledger_table, publisher, incarnation)
-        runner = Runner(
-            clients=clients,
-            worker=incarnation,
-            lease_s=settings.worker.lease_s,
-            heartbeat_s=settings.worker.heartbeat_s,
-            now=now,
-            monotonic=time.monotonic,
-        )
-        notices = NoticeSender(clients.slack, self._slack_users, now)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, _limits(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),
             recorder=ApprovalRecorder(
                 log, _signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic
             ),
-            executors=tuple(
-                StepExecutor(
-                    kind, runner, ledger, log, figures, concurrency=settings.worker.concurrency, notices=notices
-                )
-                for kind in STEP_KINDS
-            ),
-            checker=MetricChecker(log, now),
-            ledger=ledger,
         )
+        ledger = Ledger(ledger_table, publisher, incarnation)
+        executors = executors_of(settings, clients, self._slack_users, ledger, log, figures)
         add_agents(agents, parts)
+        add_executors(agents, executors)
 
         def owned(partitions: set[int]) -> None:
             parts.advancer.recover(partitions)
-            for executor in parts.executors:
-                executor.on_partitions(partitions)
             self._recovered = True
 
         executions.on_owned = owned
-        ledger_table.on_owned = lambda _: ledger.recover()
-        await faust_app.start()
-        stack.push_async_callback(faust_app.stop)
-        for executor in parts.executors:
-            stack.push_async_callback(executor.stop, settings.worker.shutdown_grace_s)
+        await start_streams(stack, agents, executors, ledger_table, settings.worker.shutdown_grace_s)
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
             running = asyncio.create_task(work)
             running.add_done_callback(agents.fail_with)
@@ -363,7 +411,7 @@ def _slack_rules(settings: Settings, users: SlackUsers) -> SlackRules | None:
     )
 
 
-def _read_slack_users(path: Path | None) -> SlackUsers:
+def read_users(path: Path | None) -> SlackUsers:
     """Who Slack's people are; nobody where no file is named. Raises ConfigurationError."""
     if path is None:
         return SlackUsers()

@@ -1,11 +1,13 @@
 """All settings: read from ``RUNBOOKS_*`` environment variables, grouped by subsystem (``RUNBOOKS_API__PORT``)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Kind = Literal["kubernetes", "http", "shell", "slack", "metric"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 
@@ -144,6 +146,8 @@ class WorkerSettings(Group):
 
     lease_s: how long a started step may go without a sign of life. heartbeat_s: how often it gives one.
     concurrency: steps of one kind at once. shutdown_grace_s: how long a stopping worker lets its steps finish.
+    actions: carry out steps of these kinds and do nothing else, in a consumer group of their own; empty is a whole
+    worker. elsewhere: the kinds that a whole worker leaves to such ones.
     """
 
     lease_s: Annotated[float, Field(gt=1)] = 15.0
@@ -152,6 +156,19 @@ class WorkerSettings(Group):
     shutdown_grace_s: Annotated[float, Field(ge=0)] = 20.0
     store: Literal["memory", "rocksdb"] = "memory"
     session_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    actions: frozenset[Kind] = frozenset()
+    elsewhere: frozenset[Kind] = frozenset()
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if self.actions and self.elsewhere:
+            raise ValueError("actions and elsewhere exclude each other: a worker is whole, or carries out some kinds")
+        return self
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of steps that this worker carries out."""
+        return frozenset(self.actions or set(KINDS) - self.elsewhere)
 
 
 class Settings(BaseSettings):

@@ -117,19 +117,40 @@ class Parts:
     matcher: AnomalyMatcher
     advancer: Advancer
     recorder: ApprovalRecorder
-    executors: tuple[StepExecutor, ...]
-    checker: MetricChecker
+
+
+@dataclass(frozen=True, slots=True)
+class Executors:
+    """What carries out commands; checker is None where metric checks are left to other workers."""
+
+    steps: tuple[StepExecutor, ...]
+    checker: MetricChecker | None
     ledger: Ledger
 
 
 def add_agents(agents: Agents, parts: Parts) -> None:
-    """The agents of design §1."""
+    """The agents of design §1 that keep the log."""
     agents.add("match_anomalies", ANOMALY_EVENTS, parts.matcher.run)
     agents.add("advance_executions", EXECUTION_EVENTS, parts.advancer.run)
     agents.add("record_approvals", APPROVAL_DECISIONS, parts.recorder.run)
-    for executor in parts.executors:
+
+
+def add_executors(agents: Agents, executors: Executors) -> None:
+    """The agents of design §1 that carry out commands."""
+    for executor in executors.steps:
         agents.add(f"run_{executor.kind}_steps", f"step-commands.{executor.kind}", executor.run)
-    agents.add("check_metrics", "step-commands.metric", parts.checker.run)
+    if executors.checker is not None:
+        agents.add("check_metrics", "step-commands.metric", executors.checker.run)
 
 
-__all__ = ["STEP_KINDS", "Agents", "Parts", "StreamSettings", "add_agents", "build_app", "declare_table"]
+__all__ = [
+    "STEP_KINDS",
+    "Agents",
+    "Executors",
+    "Parts",
+    "StreamSettings",
+    "add_agents",
+    "add_executors",
+    "build_app",
+    "declare_table",
+]

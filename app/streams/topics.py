@@ -38,14 +38,14 @@ class TopicSpec:
         return NewTopic(self.name, self.partitions, self.replication, topic_configs=dict(self.config))
 
 
-def read_topics(path: Path, group_id: str) -> tuple[TopicSpec, ...]:
-    """The declared topics, and the changelogs of the tables.
+def read_topics(path: Path, group_id: str, tables: frozenset[str] | None = None) -> tuple[TopicSpec, ...]:
+    """The declared topics, and the changelogs of the tables: of all of them, or of these.
 
     Raises ConfigurationError when the file is missing or says something unreadable.
     """
     try:
         declared = yaml.safe_load(path.read_text())
-        return tuple(_specs(declared, group_id))
+        return tuple(_specs(declared, group_id, tables))
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} is missing: set RUNBOOKS_KAFKA__TOPICS_FILE to the topic declarations"
@@ -59,7 +59,7 @@ def changelog_name(group_id: str, table: str) -> str:
     return f"{group_id}-{table}-changelog"
 
 
-def _specs(declared: dict[str, Any], group_id: str) -> Iterator[TopicSpec]:
+def _specs(declared: dict[str, Any], group_id: str, tables: frozenset[str] | None) -> Iterator[TopicSpec]:
     shared, replication = int(declared["shared_partitions"]), int(declared["replication"])
     size = {"max.message.bytes": str(int(declared["max_record_bytes"]))}
     for name, topic in declared["topics"].items():
@@ -68,7 +68,7 @@ def _specs(declared: dict[str, Any], group_id: str) -> Iterator[TopicSpec]:
         retention_ms = "-1" if days == "forever" else str(int(days) * DAY_MS)
         config = {"cleanup.policy": topic["cleanup"], "retention.ms": retention_ms, **size}
         yield TopicSpec(name, partitions, replication, config)
-    for table in declared["tables"]:
+    for table in declared["tables"] if tables is None else sorted(tables):
         yield TopicSpec(changelog_name(group_id, table), shared, replication, {"cleanup.policy": "compact", **size})
 
 
