@@ -57,7 +57,8 @@ async def test_each_does_its_own_kinds_and_a_killed_one_loses_nothing(worker, ap
         items = await api.ended(2)
         assert {item["status"] for item in items} == {"succeeded"}
         assert len(stand_ins.incidents) == 2
-        assert (await probes.call("GET", "/api/v1/runbooks"))[0] == 404
+        async with probes.session.get(f"{probes.url}/api/v1/runbooks") as answer:
+            assert answer.status == 404
     finally:
         await http_worker.end(signal.SIGKILL)
 
