@@ -27,6 +27,7 @@ Signal = Literal[
     "check_waits",
     "check_due",
     "check_unclear",
+    "metric_read",
     "rollback_begun",
     "rollback_continues",
     "rollback_done",
@@ -49,7 +50,9 @@ _FORWARD: dict[Signal, Status] = {
 TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
     {
         Status.queued: MappingProxyType(
-            _FORWARD | {"step_reissued": Status.queued, "cancel_noted": Status.queued, "noticed": Status.queued},
+            _FORWARD
+            | {"step_reissued": Status.queued, "cancel_noted": Status.queued}
+            | {"noticed": Status.queued, "metric_read": Status.queued},
         ),
         Status.running: MappingProxyType(
             _FORWARD
@@ -59,6 +62,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "retry_due": Status.running,
                 "cancel_noted": Status.running,
                 "noticed": Status.running,
+                "metric_read": Status.running,
             },
         ),
         Status.awaiting_approval: MappingProxyType(
@@ -66,6 +70,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "vote_counted": Status.awaiting_approval,
                 "reminded": Status.awaiting_approval,
                 "noticed": Status.awaiting_approval,
+                "metric_read": Status.awaiting_approval,
                 "step_done": Status.running,
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
@@ -78,6 +83,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.verifying: MappingProxyType(
             {
                 "noticed": Status.verifying,
+                "metric_read": Status.verifying,
                 "check_due": Status.verifying,
                 "check_unclear": Status.attention,
                 "all_done": Status.succeeded,
@@ -89,6 +95,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.rolling_back: MappingProxyType(
             {
                 "noticed": Status.rolling_back,
+                "metric_read": Status.rolling_back,
                 "step_begun": Status.rolling_back,
                 "step_continues": Status.rolling_back,
                 "step_reissued": Status.rolling_back,
@@ -102,6 +109,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.attention: MappingProxyType(
             {
                 "noticed": Status.attention,
+                "metric_read": Status.attention,
                 "step_done": Status.running,
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
