@@ -38,16 +38,19 @@ from app.history.database import open_database
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
+from app.metric_readers import metric_reader, reads_samples
 from app.settings import KafkaSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import Agents, Parts, StreamSettings, add_agents, build_app, declare_table
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
 from app.streams.definitions import Definitions
-from app.streams.executing import Ledger, MetricChecker, StepExecutor
+from app.streams.executing import Ledger, StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
+from app.streams.metric_checking import MetricChecker
+from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.streams.trail import Trail
@@ -235,6 +238,8 @@ class Worker:
         executions = declare_table(faust_app, "executions", shared)
         ledger_table = declare_table(faust_app, "step_ledger", shared)
         ledger = Ledger(ledger_table, publisher, incarnation)
+        reader = await metric_reader(settings, connection, shared, now, figures)
+        stack.push_async_callback(reader.close)
         runner = Runner(
             clients=clients,
             worker=incarnation,
@@ -256,8 +261,9 @@ class Worker:
                 )
                 for kind in STEP_KINDS
             ),
-            checker=MetricChecker(log, now),
+            checker=MetricChecker(reader, log, now, figures, concurrency=settings.metrics.concurrency),
             ledger=ledger,
+            inspector=SampleInspector(log, figures) if reads_samples(settings.metrics) else None,
         )
         add_agents(agents, parts)
 
@@ -273,6 +279,7 @@ class Worker:
         stack.push_async_callback(faust_app.stop)
         for executor in parts.executors:
             stack.push_async_callback(executor.stop, settings.worker.shutdown_grace_s)
+        stack.push_async_callback(parts.checker.stop)
         firing = asyncio.create_task(parts.advancer.timers.run())
         firing.add_done_callback(agents.fail_with)
         stack.push_async_callback(_cancelled, firing)

@@ -13,6 +13,7 @@ from app.core.commands import COMMANDS
 from app.core.decisions import ApprovalDecision
 from app.core.errors import RunbooksError
 from app.core.events import EVENTS
+from app.core.metric_sample import MetricSample
 from app.core.runbook import Runbook
 from app.streams.connection import KafkaConnection
 from app.streams.log import Log, Recorded
@@ -101,6 +102,7 @@ def schemas() -> dict[str, str]:
         "anomaly-event.json": Anomaly,
         "approval-decision.json": ApprovalDecision,
         "execution-event.json": EVENTS,
+        "metric-sample.json": MetricSample,
         "runbook-change.json": CHANGES,
         "runbook.json": Runbook,
         "step-command.json": COMMANDS,
