@@ -10,12 +10,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
-import aiohttp
 from parts import missing_part
 from waiting import until
 
@@ -24,10 +24,14 @@ KINDS = ("prometheus", "victoria-metrics")
 
 
 class Exporter:
-    """What is scraped: a value by series, as ``cpu{service_id="a"}``; one that is taken out of values is gone."""
+    """What is scraped: a value by series, as ``cpu{service_id="a"}``; one that is taken out of values is gone.
+
+    scrapes: how often each server has come, by its kind.
+    """
 
     def __init__(self) -> None:
         self.values: dict[str, float | str] = {}
+        self.scrapes: Counter[str] = Counter()
         exporter = self
 
         class Answering(BaseHTTPRequestHandler):
@@ -37,6 +41,9 @@ class Exporter:
                 self.send_header("Content-Type", "text/plain")
                 self.end_headers()
                 self.wfile.write(text.encode())
+                exporter.scrapes[
+                    "prometheus" if "Prometheus" in self.headers["User-Agent"] else "victoria-metrics"
+                ] += 1
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -44,6 +51,22 @@ class Exporter:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.target = f"127.0.0.1:{self._server.server_port}"
+
+    def set(self, service_id: str, **values: float | str) -> None:
+        """Values of one service, by metric."""
+        self.values |= {f'{name}{{service_id="{service_id}"}}': value for name, value in values.items()}
+
+    async def scraped(self, kind: str) -> None:
+        """Wait until a server has what is there now.
+
+        VictoriaMetrics finds a new series after a second or so, and remembers for ten that it did not find one.
+        """
+        wanted = self.scrapes[kind] + (2 if kind == "prometheus" else 10)
+
+        async def enough() -> bool:
+            return self.scrapes[kind] >= wanted
+
+        await until(enough)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -116,16 +139,6 @@ class MetricServer:
             return answer.status == 200
         return False
 
-    async def shows(self, query: str, count: int = 1) -> None:
-        """Wait until a query gives this many series; the first scrape comes some seconds after the start."""
-
-        async def found() -> bool:
-            data = {"query": query, "nocache": "1"}
-            async with aiohttp.ClientSession() as session, session.post(f"{self.url}/api/v1/query", data=data) as got:
-                return len((await got.json())["data"]["result"]) == count
-
-        await until(found)
-
     def kill(self) -> None:
         """End it without any notice."""
         if self._process is not None:
@@ -142,7 +155,7 @@ class MetricServer:
 def scraping(target: str) -> dict:
     """The configuration both of them read."""
     return {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+        "global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"},
         "scrape_configs": [{"job_name": "tests", "static_configs": [{"targets": [target]}]}],
     }
 

@@ -72,26 +72,27 @@ class PrometheusReader:
     async def _measured(self, command: MetricCommand, at: datetime) -> Measured:
         target = self._targets.find(command.tenant, command.check.metric_name)
         query = target.queries.query.query(command.check.metric_name, command.service_id)
+        time_of = await self._times(target, query, command, at)
         answer = await self._ask(target, query, at)
-        found = await self._dated(target, query, answer, command, at) if answer.series else []
+        found = [Found(one.value, one.at if answer.raw else time_of(one)) for one in answer.series]
         return measured(found, command.check, since(command, at, self._max_age_s), answer.doubt)
 
-    async def _dated(
-        self, target: MetricTarget, query: str, answer: Answer, command: MetricCommand, at: datetime
-    ) -> list[Found]:
-        """The series with the times they were measured at, where that can be found out."""
-        if answer.raw:
-            return [Found(one.value, one.at) for one in answer.series]
+    async def _times(
+        self, target: MetricTarget, query: str, command: MetricCommand, at: datetime
+    ) -> Callable[[Series], datetime | None]:
+        """When each series was measured, where that can be found out.
+
+        Asked before the values: a sample that comes in between then makes a value seem older than it is, not newer.
+        """
         if target.queries.measured_at is not None:
             asked = target.queries.measured_at.query(command.check.metric_name, command.service_id)
-            times = [_time_of(one) for one in (await self._ask(target, asked, at)).series]
-            return [Found(one.value, min(times, default=NEVER)) for one in answer.series]
+            oldest = min(map(_time_told, (await self._ask(target, asked, at)).series), default=NEVER)
+            return lambda _: oldest
         if not is_selector(query):
-            return [Found(one.value) for one in answer.series]
-        times_of = {
-            _identity(one): _time_of(one) for one in (await self._ask(target, f"timestamp({query})", at)).series
-        }
-        return [Found(one.value, times_of.get(_identity(one), NEVER)) for one in answer.series]
+            return lambda _: None
+        told = (await self._ask(target, f"timestamp({query})", at)).series
+        times = {_identity(one): _time_told(one) for one in told}
+        return lambda one: times.get(_identity(one), NEVER)
 
     async def _ask(self, target: MetricTarget, query: str, at: datetime) -> Answer:
         for attempt in range(1, ATTEMPTS + 1):
@@ -113,7 +114,7 @@ def _identity(series: Series) -> frozenset[tuple[str, str]]:
     return frozenset(item for item in series.labels.items() if item[0] != "__name__")
 
 
-def _time_of(series: Series) -> datetime:
+def _time_told(series: Series) -> datetime:
     try:
         return datetime.fromtimestamp(series.value, UTC)
     except (OverflowError, OSError, ValueError):

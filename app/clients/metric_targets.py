@@ -29,6 +29,9 @@ class QueryPair(Frozen):
     measured_at: QueryTemplate | None = None
 
 
+DEFAULT = QueryPair.model_validate({"query": DEFAULT_QUERY})
+
+
 class _Queries(Frozen):
     """Queries by metric name, and the one for all other metrics."""
 
@@ -125,7 +128,7 @@ class MetricTargets:
             )
         own = self._file.tenants.get(tenant)
         found = (own.find(metric_name) if own else None) or self._file.find(metric_name)
-        return MetricTarget(server, found or QueryPair(query=DEFAULT_QUERY))
+        return MetricTarget(server, found or DEFAULT)
 
 
 def _read_file(path: Path) -> _File:

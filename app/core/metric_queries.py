@@ -173,4 +173,4 @@ class _Parser:
             raise TemplateError(f"a {bracket} closes nothing")
 
 
-DEFAULT_QUERY = QueryTemplate.parse('{{ metric_name }}{service_id="{{ service_id }}"}')
+DEFAULT_QUERY = '{{ metric_name }}{service_id="{{ service_id }}"}'

@@ -67,7 +67,7 @@ def test_in_a_model_a_template_is_a_text():
 @pytest.mark.parametrize("name", ["cpu usage", "cpu.usage", "1cpu", "cpu}", ATTACK, "cpü", "cpu\n"])
 def test_a_name_that_is_none_in_promql_stands_nowhere_outside_of_quotes(name):
     with pytest.raises(TemplateError, match="is no metric's name in PromQL"):
-        DEFAULT_QUERY.query(name, "s")
+        query(DEFAULT_QUERY, metric_name=name)
     assert query('{__name__="{{ metric_name }}"}', metric_name=name)
 
 
