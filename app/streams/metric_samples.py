@@ -105,14 +105,22 @@ class SampleReader:
         max_age_s: float,
         clock: Callable[[], datetime],
         figures: Figures,
+        *,
+        catch_up_s: float = CATCH_UP_S,
+        again_s: float = AGAIN_S,
     ) -> None:
-        """partitions: of the topic. max_age_s: how far back it is read, and what is older is no data."""
+        """partitions: of the topic. max_age_s: how far back it is read, and what is older is no data.
+
+        catch_up_s: how long a reading waits for what is on the topic. again_s: until a broker is asked again.
+        """
         self.samples = Samples(timedelta(seconds=max_age_s))
         self._connection = connection
         self._places = [TopicPartition(METRIC_SAMPLES, number) for number in range(partitions)]
         self._max_age_s = max_age_s
         self._clock = clock
         self._figures = figures
+        self._catch_up_s = catch_up_s
+        self._again_s = again_s
         self._broken = "its samples are still being read"
         self._caught_up = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
@@ -131,7 +139,7 @@ class SampleReader:
     async def read(self, command: MetricCommand, at: datetime) -> Measured:
         """The newest sample of the metric, if it was measured when it counts."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._caught_up.wait(), CATCH_UP_S)
+            await asyncio.wait_for(self._caught_up.wait(), self._catch_up_s)
         if not self._caught_up.is_set():
             return failed(f"the topic {METRIC_SAMPLES} cannot be read: {self._broken}")
         newest = self.samples.find(command.tenant, command.service_id, command.check.metric_name)
@@ -153,7 +161,7 @@ class SampleReader:
                 logger.warning("metric_samples_unreadable", extra={"error": self._broken})
             finally:
                 await consumer.stop()
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(self._again_s)
 
     async def _follow(self, consumer: Consumer) -> None:
         consumer.assign(self._places)
