@@ -8,7 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from app.history.database import open_database
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
+from app.metric_readers import metric_reader, reads_samples
 from app.settings import KafkaSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import (
@@ -53,11 +54,13 @@ from app.streams.app import (
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
 from app.streams.definitions import Definitions
-from app.streams.executing import Ledger, MetricChecker, StepExecutor
+from app.streams.executing import Ledger, StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.groups import refuse_other_readers
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
+from app.streams.metric_checking import MetricChecker
+from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
@@ -152,6 +155,23 @@ class Running:
     readiness: Callable[[], list[str]]
 
 
+async def metric_agents(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    connection: KafkaConnection,
+    partitions: int,
+    log: Log,
+    figures: Figures,
+) -> tuple[MetricChecker | None, SampleInspector | None]:
+    """What reads metrics, where this worker does; partitions is how many the topic of samples has."""
+    if "metric" not in settings.worker.kinds:
+        return None, None
+    reader = await metric_reader(settings, connection, partitions, now, figures)
+    stack.push_async_callback(reader.close)
+    checker = MetricChecker(reader, log, now, figures, concurrency=settings.metrics.concurrency)
+    return checker, SampleInspector(log, figures) if reads_samples(settings.metrics) else None
+
+
 def stream_settings(settings: Settings, group_id: str, partitions: int) -> StreamSettings:
     """What Faust needs to know."""
     return StreamSettings(
@@ -187,8 +207,7 @@ def executors_of(
         for kind in STEP_KINDS
         if kind in worker.kinds
     )
-    checker = MetricChecker(log, now) if "metric" in worker.kinds else None
-    return Executors(steps=tuple(steps), checker=checker, ledger=ledger)
+    return Executors(steps=tuple(steps), ledger=ledger)
 
 
 async def start_streams(
@@ -215,6 +234,8 @@ async def start_streams(
     stack.push_async_callback(agents.app.stop)
     for executor in executors.steps:
         stack.push_async_callback(executor.stop, shutdown_grace_s)
+    if executors.checker is not None:
+        stack.push_async_callback(executors.checker.stop)
     return recovered
 
 
@@ -312,6 +333,8 @@ class Worker:
         )
         ledger = Ledger(ledger_table, publisher, incarnation)
         executors = executors_of(settings, clients, self._slack_users, ledger, log, figures)
+        checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
+        executors = replace(executors, checker=checker, inspector=inspector)
         add_agents(agents, parts)
         add_executors(agents, executors)
 

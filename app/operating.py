@@ -15,6 +15,7 @@ from app.core.commands import COMMANDS
 from app.core.decisions import ApprovalDecision
 from app.core.errors import RunbooksError
 from app.core.events import EVENTS
+from app.core.metric_sample import MetricSample
 from app.core.pauses import EVERYBODY, Pause, PauseEnded, PausePut
 from app.core.runbook import Runbook
 from app.streams.connection import KafkaConnection
@@ -136,6 +137,7 @@ def schemas() -> dict[str, str]:
         "anomaly-event.json": Anomaly,
         "approval-decision.json": ApprovalDecision,
         "execution-event.json": EVENTS,
+        "metric-sample.json": MetricSample,
         "runbook-change.json": CHANGES,
         "runbook.json": Runbook,
         "step-command.json": COMMANDS,

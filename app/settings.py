@@ -121,6 +121,38 @@ class NetworkSettings(Group):
     ca_file: Path | None = None
 
 
+class MetricSettings(Group):
+    """Where the metric of a ``rollback_metric_check`` is read.
+
+    url: the base of a Prometheus HTTP API, with any path before ``/api/v1``. queries_file: queries, and servers of
+    single tenants. With neither, the topic metric-samples is read. headers: sent with every query, as X-Scope-OrgID.
+    bearer_token_file, or username and password_file: how the server lets us in; read for every query. ca_file:
+    authorities trusted besides the system's, None for those of RUNBOOKS_NETWORK__CA_FILE. timeout_s: for one query.
+    max_age_s: what was measured longer ago is no data. concurrency: readings at once.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")] | None = None
+    queries_file: Path | None = None
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    bearer_token_file: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=20)] = 10.0
+    max_age_s: Annotated[float, Field(gt=0)] = 300.0
+    concurrency: Annotated[int, Field(ge=1)] = 16
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file are needed together: set both or none")
+        if self.username is not None and self.bearer_token_file is not None:
+            raise ValueError("bearer_token_file and username exclude each other: unset one of them")
+        if self.url is None and (self.headers or self.bearer_token_file is not None or self.username is not None):
+            raise ValueError("headers and credentials are for a server: set RUNBOOKS_METRICS__URL")
+        return self
+
+
 class ApprovalSettings(Group):
     """Keys that sign decisions, ``key_id -> secret`` of 32 bytes or more; the first one signs, all verify.
 
@@ -189,6 +221,7 @@ class Settings(BaseSettings):
     ssh: SshSettings = SshSettings()
     secrets: SecretSettings = SecretSettings()
     network: NetworkSettings = NetworkSettings()
+    metrics: MetricSettings = MetricSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -5,6 +5,7 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from app.main import (
     command_topics,
     connection_of,
     executors_of,
+    metric_agents,
     read_users,
     start_streams,
     stream_settings,
@@ -64,8 +66,10 @@ class StepWorker:
             stack.push_async_callback(clients.close)
             agents = Agents(build_app(connection, stream_settings(settings, group_id, shared)))
             table = declare_table(agents.app, TABLE, shared)
-            log, ledger = Log(publisher), Ledger(table, publisher, incarnation)
-            executors = executors_of(settings, clients, self._users, ledger, log, Figures(self._registry))
+            log, ledger, figures = Log(publisher), Ledger(table, publisher, incarnation), Figures(self._registry)
+            executors = executors_of(settings, clients, self._users, ledger, log, figures)
+            checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
+            executors = replace(executors, checker=checker, inspector=inspector)
             add_executors(agents, executors)
             recovered = await start_streams(stack, agents, executors, table, settings.worker.shutdown_grace_s)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from app.core.errors import AnomalyRefused, Problem
+from app.core.errors import AnomalyRefused, Problem, RecordRefused
 from app.core.model import Frozen, Instant, JsonObject, depth_of, problems_of
 
 MAX_EVENT_BYTES = 256 * 1024
@@ -40,6 +40,10 @@ def _utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
 
+Timestamp = Annotated[Instant, BeforeValidator(_instant), AfterValidator(_utc)]
+"""A moment as publishers write it: RFC 3339 with an offset, or epoch seconds or milliseconds; aware UTC here."""
+
+
 class Anomaly(Frozen):
     """One detected anomaly, as every later stage sees it.
 
@@ -56,7 +60,7 @@ class Anomaly(Frozen):
     metric_name: Name
     anomaly_score: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     value: Annotated[float, Field(strict=True)] | None = None
-    timestamp: Annotated[Instant, BeforeValidator(_instant), AfterValidator(_utc)]
+    timestamp: Timestamp
     severity: Annotated[str, Field(strict=True, max_length=200)] | None = None
     labels: dict[str, Annotated[str, Field(strict=True, max_length=4096)]] = Field(default_factory=dict)
 
@@ -83,11 +87,11 @@ def read_anomaly(raw: bytes | None, position: Position) -> Anomaly:
 
     Raises AnomalyRefused with the path of every field that is wrong.
     """
-    if raw is None:
-        raise AnomalyRefused([Problem("", "the record has no value")])
-    if len(raw) > MAX_EVENT_BYTES:
-        raise AnomalyRefused([Problem("", f"{len(raw)} bytes, at most {MAX_EVENT_BYTES} are taken")])
-    return anomaly_of(_object(raw), anomaly_id=position.anomaly_id(), received_at=position.timestamp)
+    try:
+        body = read_object(raw, MAX_EVENT_BYTES)
+    except RecordRefused as error:
+        raise AnomalyRefused(error.problems) from error
+    return anomaly_of(body, anomaly_id=position.anomaly_id(), received_at=position.timestamp)
 
 
 def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) -> Anomaly:
@@ -106,15 +110,23 @@ def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) 
         raise AnomalyRefused(problems_of(error, cast("type[BaseModel]", Anomaly))) from error
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes | None, limit: int) -> dict[str, Any]:
+    """The JSON object in one record of at most limit bytes.
+
+    Raises RecordRefused.
+    """
+    if raw is None:
+        raise RecordRefused([Problem("", "the record has no value")])
+    if len(raw) > limit:
+        raise RecordRefused([Problem("", f"{len(raw)} bytes, at most {limit} are taken")])
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise AnomalyRefused(list(_why_not_json(raw, error))) from error
+        raise RecordRefused(list(_why_not_json(raw, error))) from error
     if isinstance(body, list):
-        raise AnomalyRefused([Problem("", "a JSON array in one record; publish one event a record")])
+        raise RecordRefused([Problem("", "a JSON array in one record; publish one event a record")])
     if not isinstance(body, dict):
-        raise AnomalyRefused([Problem("", "must be a JSON object")])
+        raise RecordRefused([Problem("", "must be a JSON object")])
     return body
 
 

@@ -6,8 +6,8 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from app.core.approval_card import ApprovalCard
 from app.core.errors import Problem, RecordRefused
-from app.core.events import Phase
-from app.core.model import Frozen, JsonObject
+from app.core.events import Moment, Phase
+from app.core.model import Frozen, Instant, JsonObject
 from app.core.planning import Prepared
 from app.core.runbook import MetricCheck
 from app.core.steps import Step
@@ -59,9 +59,14 @@ class StepCommand(Frozen):
 
 
 class MetricCommand(Frozen):
-    """Read the metric of the post-action check once."""
+    """Read the metric of the post-action check once.
+
+    moment: before the first step, or after the last one. not_before: what was measured earlier tells nothing about
+    the steps, None where it may be of any time.
+    """
 
     type: Literal["metric"] = "metric"
+    moment: Moment = "after"
     command_id: str
     tenant: str
     execution_id: str
@@ -69,6 +74,7 @@ class MetricCommand(Frozen):
     attempt: int
     check: MetricCheck
     service_id: str
+    not_before: Instant | None = None
 
     @property
     def topic(self) -> str:

@@ -18,6 +18,7 @@ from app.core.runbook import Runbook
 Phase = Literal["prepare", "apply", "rollback"]
 Decision = Literal["approve", "reject"]
 Source = Literal["api", "slack"]
+Moment = Literal["before", "after"]
 
 
 class EventFields(Frozen):
@@ -211,12 +212,13 @@ class StepResolved(EventFields):
 
 
 class MetricChecked(EventFields):
-    """The metric was read after the last step.
+    """The metric was read: before the first step, or after the last one.
 
-    value: in the metric's own unit; None means no data, and detail says why.
+    at: when the reading began. value: in the metric's own unit; None means no data, and detail says why.
     """
 
     type: Literal["metric_checked"] = "metric_checked"
+    moment: Moment = "after"
     run: int
     attempt: Annotated[int, Field(ge=1)]
     value: float | None

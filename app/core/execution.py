@@ -165,15 +165,34 @@ class Rollback(Frozen):
 WALKED = frozenset({"succeeded", "failed", "unknown", "manual", "drifted", "halted"})
 
 
+class Reading(Frozen):
+    """One reading of the metric.
+
+    at: when it was asked for. value: in the metric's own unit; None means no data, and detail says why.
+    """
+
+    at: Instant
+    value: float | None
+    detail: str = ""
+
+
 class Verification(Frozen):
-    """The metric check after the last step; due means the reading has been asked for."""
+    """The metric check after the last step.
+
+    check_at: when the next reading is to be asked for. due: it has been. attempt: the number in the current command's
+    id. unanswered: how often nobody answered for this reading. readings: those there are, the first one first.
+    """
 
     check_at: Instant
     due: bool = False
     attempt: int = 1
+    unanswered: int = 0
     lease_until: Instant | None = None
-    value: float | None = None
-    detail: str = ""
+    readings: tuple[Reading, ...] = ()
+
+    def now(self, **changes: Any) -> Self:
+        """The verification with these fields changed."""
+        return self.model_copy(update=changes)
 
 
 class StartVerdict(Frozen):
@@ -191,6 +210,7 @@ class Execution(Frozen):
     run: the offset of its ``execution_requested`` record, which tells runs of the same id apart.
     targets: what it acts on, as far as its request tells. verdict: of the runbook's guards, None where none was needed
     or none has been given. cursor: the step it stands at. last_offset: of the last event that changed it.
+    metric_before: the check's metric before the first step was applied, None while or where it was not read.
     cancel_by: who asked to stop it, None when nobody did.
     """
 
@@ -204,6 +224,7 @@ class Execution(Frozen):
     cursor: int = 0
     rollback: Rollback | None = None
     verification: Verification | None = None
+    metric_before: Reading | None = None
     cancel_by: str | None = None
     started_at: Instant | None = None
     finished_at: Instant | None = None

@@ -1,6 +1,6 @@
 """The runbook: the product page's JSON verbatim, closed, every refusal with its path."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -40,13 +40,46 @@ class Trigger(Frozen):
 
 
 class MetricCheck(Frozen):
-    """Read the metric some minutes after the last step, and roll back when it is above the bound."""
+    """Read the metric some minutes after the last step, and roll back when it is beyond a bound.
+
+    samples: how many readings are asked for, interval_seconds apart; ``app.core.verifying`` says how they are judged.
+    """
 
     metric_name: Name
     check_after_minutes: Minutes
-    rollback_if_value_exceeds: float
+    rollback_if_value_exceeds: float | None = None
+    rollback_if_value_below: float | None = None
+    samples: Annotated[int, Field(strict=True, ge=1, le=20)] = 1
+    interval_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
     service_id: Name | None = None
     on_no_data: Literal["keep", "rollback", "attention"] = "attention"
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        above, below = self.rollback_if_value_exceeds, self.rollback_if_value_below
+        if above is None and below is None:
+            raise ValueError("needs rollback_if_value_exceeds or rollback_if_value_below")
+        if above is not None and below is not None and below >= above:
+            raise ValueError("would take every value for bad: rollback_if_value_below must be the lower bound")
+        return self
+
+    def why_bad(self, value: float) -> str | None:
+        """Which bound a value is beyond, as ``over 90``; None when it is good. A bound itself is good."""
+        above, below = self.rollback_if_value_exceeds, self.rollback_if_value_below
+        if above is not None and value > above:
+            return f"over {above:g}"
+        return f"under {below:g}" if below is not None and value < below else None
+
+    def worst(self, values: Sequence[float]) -> float:
+        """Of several series' values the one to judge by: the highest under an upper bound, else the lowest.
+
+        With both bounds the lowest counts where it is beyond its bound and the highest is not.
+        """
+        highest, lowest = max(values), min(values)
+        above, below = self.rollback_if_value_exceeds, self.rollback_if_value_below
+        if above is None or (below is not None and lowest < below and highest <= above):
+            return lowest
+        return highest
 
 
 class CircuitBreaker(Frozen):

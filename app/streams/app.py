@@ -12,11 +12,13 @@ from app.core.commands import STEP_KINDS
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
-from app.streams.executing import Ledger, MetricChecker, StepExecutor
+from app.streams.executing import Ledger, StepExecutor
 from app.streams.matching import AnomalyMatcher
+from app.streams.metric_checking import MetricChecker
+from app.streams.metric_samples import SampleInspector
 from app.streams.receipts import Receipts
 from app.streams.tables import DeferredTable
-from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS
+from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS, METRIC_SAMPLES
 from app.streams.transport import QuickTransport
 
 UNSETTLED_LIMIT = 4000
@@ -112,7 +114,7 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the agents do their work with."""
+    """What the agents do their work with; inspector is None where the topic of samples is not read."""
 
     matcher: AnomalyMatcher
     advancer: Advancer
@@ -124,8 +126,9 @@ class Executors:
     """What carries out commands; checker is None where metric checks are left to other workers."""
 
     steps: tuple[StepExecutor, ...]
-    checker: MetricChecker | None
     ledger: Ledger
+    checker: MetricChecker | None = None
+    inspector: SampleInspector | None = None
 
 
 def add_agents(agents: Agents, parts: Parts) -> None:
@@ -141,6 +144,8 @@ def add_executors(agents: Agents, executors: Executors) -> None:
         agents.add(f"run_{executor.kind}_steps", f"step-commands.{executor.kind}", executor.run)
     if executors.checker is not None:
         agents.add("check_metrics", "step-commands.metric", executors.checker.run)
+    if executors.inspector is not None:
+        agents.add("inspect_samples", METRIC_SAMPLES, executors.inspector.run)
 
 
 __all__ = [

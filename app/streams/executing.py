@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ from faust.types import EventT, StreamT
 
 from app.actions.notices import NoticeSender
 from app.actions.runner import Claim, Runner
-from app.core.commands import MetricCommand, NoticeCommand, StepCommand, read_command
+from app.core.commands import NoticeCommand, StepCommand, read_command
 from app.core.errors import RecordRefused, TemporaryError
-from app.core.events import ApprovalNoticed, CommandEvent, MetricChecked
+from app.core.events import ApprovalNoticed, CommandEvent
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.publisher import Delivery, Publisher
@@ -233,34 +233,3 @@ class StepExecutor:
     def in_flight(self) -> int:
         """How many commands are being carried out."""
         return len(self._running)
-
-
-class MetricChecker:
-    """Carries out metric commands; without a source of metrics the answer is honest: no data."""
-
-    def __init__(self, log: Log, clock: Callable[[], datetime]) -> None:
-        """Keep the parts."""
-        self._log = log
-        self._clock = clock
-
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for event in stream.noack().events():
-            try:
-                command = read_command(event.value)
-            except RecordRefused as error:
-                await receipts.settle(event, [await self._log.send_dead_letter(source_of(event), error)])
-                continue
-            if isinstance(command, MetricCommand):
-                await receipts.settle(event, [await self._log.send_event(self._answer(command))])
-
-    def _answer(self, command: MetricCommand) -> MetricChecked:
-        return MetricChecked(
-            tenant=command.tenant,
-            execution_id=command.execution_id,
-            at=self._clock(),
-            run=command.run,
-            attempt=command.attempt,
-            value=None,
-            detail="no source of metrics is configured",
-        )

@@ -44,6 +44,18 @@ class Figures:
         self.dead_letters = Counter(
             "runbooks_dead_letters", "Records put aside, by topic.", ["topic"], registry=registry
         )
+        self.metric_readings = Counter(
+            "runbooks_metric_readings",
+            "Readings of metrics for rollback_metric_check, by source and by what came of them.",
+            ["source", "result"],
+            registry=registry,
+        )
+        self.metric_samples = Counter(
+            "runbooks_metric_samples",
+            "Records of metric-samples read by this worker, by what became of them.",
+            ["result"],
+            registry=registry,
+        )
         self.approval_messages = Counter(
             "runbooks_approval_messages",
             "Messages about approvals, by kind and by whether they were delivered.",

@@ -19,6 +19,7 @@ EXECUTION_EVENTS = "execution-events"
 APPROVAL_DECISIONS = "approval-decisions"
 RUNBOOK_DEFINITIONS = "runbook-definitions"
 DEAD_LETTERS = "dead-letters"
+METRIC_SAMPLES = "metric-samples"
 DAY_MS = 24 * 3600 * 1000
 LISTED_TIMEOUT_S = 30.0
 LISTED_POLL_S = 0.05

@@ -95,8 +95,13 @@ class Story:
 
     @property
     def command(self) -> StepCommand | MetricCommand:
-        (command,) = (one for one in decide(self.state) if not isinstance(one, NoticeCommand))
+        (command,) = (one for one in decide(self.state) if not isinstance(one, NoticeCommand) and not is_before(one))
         return command
+
+    @property
+    def before_command(self) -> MetricCommand | None:
+        """The reading before the first step, where it is due."""
+        return next(filter(is_before, decide(self.state)), None)
 
     @property
     def notices(self) -> list[NoticeCommand]:
@@ -197,6 +202,14 @@ class Story:
         return self.tell(
             MetricChecked(**self.common(), run=self.state.run, attempt=attempt, value=value, detail=detail)
         )
+
+    def measured_before(self, value, detail=""):
+        said = {"run": self.state.run, "attempt": 1, "value": value, "detail": detail}
+        return self.tell(MetricChecked(**self.common(), moment="before", **said))
+
+
+def is_before(command) -> bool:
+    return isinstance(command, MetricCommand) and command.moment == "before"
 
 
 def story(*steps, **fields) -> Story:

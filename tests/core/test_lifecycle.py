@@ -611,6 +611,7 @@ def all_events(s: Story):
     yield CancelRequested(**common, by="ann")
     yield from (StepResolved(**common, outcome=outcome, by="ann") for outcome in ("succeeded", "failed"))
     yield from (MetricChecked(**common, run=1, attempt=1, value=value) for value in (None, 1.0, 99.0))
+    yield MetricChecked(**common, moment="before", run=1, attempt=1, value=1.0)
     yield requested(slack())
 
 

@@ -31,18 +31,28 @@ STEPS = st.builds(
     st.integers(1, 2),
     st.integers(1, 2),
 )
-CHECK = {"metric_name": "cpu", "check_after_minutes": 1, "rollback_if_value_exceeds": 90}
+CHECKS = st.builds(
+    lambda samples, policy: {
+        "metric_name": "cpu",
+        "check_after_minutes": 1,
+        "rollback_if_value_exceeds": 90,
+        "samples": samples,
+        "on_no_data": policy,
+    },
+    st.integers(1, 4),
+    st.sampled_from(["keep", "rollback", "attention"]),
+)
 REQUESTS = st.builds(
     lambda steps, back, check, dry, guarded: requested(
         *steps,
         rollback_on_failure=back,
-        rollback_metric_check=CHECK if check else None,
+        rollback_metric_check=check,
         dry_run=dry,
         cooldown_seconds=60 if guarded else 0,
     ),
     st.lists(STEPS, min_size=1, max_size=4),
     st.booleans(),
-    st.booleans(),
+    st.none() | CHECKS,
     st.integers(0, 4).map(lambda number: number == 0),
     st.booleans(),
 )
@@ -56,6 +66,8 @@ def move(s: Story, choice: int) -> None:
         s.cancel()
     elif s.state.awaits_verdict and s.state.cancel_by is None:
         s.judged(["start", "approve", "start", "skip"][choice % 4], "max_runs_per_hour")
+    elif s.before_command is not None and choice % 3 == 0:
+        s.measured_before([None, 50.0][choice % 2])
     elif s.status == "awaiting_approval":
         [s.decided(by="ann"), s.decided(by="cy"), s.decided("reject"), s.at(s.seconds + 700).timer()][choice % 4 :][:1]
     elif s.status == "attention":
