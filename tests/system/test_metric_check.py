@@ -141,7 +141,10 @@ class TestKilledPrometheus:
     ):
         exporter.set(SERVICE, cpu=50)
         act.does = mortal.kill
-        await start(keeps={"on_no_data": "keep"}, asks={}, reverts={"on_no_data": "rollback"})
+        call = {"type": "http", "method": "POST", "url": act.url}
+        await start(
+            {**call, "rollback": call}, keeps={"on_no_data": "keep"}, asks={}, reverts={"on_no_data": "rollback"}
+        )
         ended = await settled(3)
         assert {name: item["status"] for name, item in ended.items()} == {
             "keeps": "succeeded",
