@@ -40,6 +40,7 @@ class MetricChecker:
         self._figures = figures
         self._room = asyncio.Semaphore(concurrency)
         self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
@@ -57,8 +58,11 @@ class MetricChecker:
                 event.ack()
 
     async def take(self, command: MetricCommand, event: EventT[bytes]) -> None:
-        """Begin a reading, as soon as there is room."""
+        """Begin a reading, as soon as there is room; none once it is stopped."""
         await self._room.acquire()
+        if self._stopping:
+            self._room.release()
+            return
         task = asyncio.create_task(self._check(command, event))
         self._running.add(task)
         task.add_done_callback(self._ended)
@@ -107,6 +111,7 @@ class MetricChecker:
 
     async def stop(self) -> None:
         """Give up the readings that are being made: their commands are not acknowledged, and come again."""
+        self._stopping = True
         running = list(self._running)
         for task in running:
             task.cancel()

@@ -1,3 +1,7 @@
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -29,6 +33,16 @@ def test_without_a_file_the_metric_is_selected_by_its_name_and_the_service(targe
     assert asked(MetricTargets(COMMON), "any") == 'cpu{service_id="s"}'
     assert asked(targets(""), "any") == 'cpu{service_id="s"}'
     assert MetricTargets(COMMON).find("any", "cpu").server is COMMON
+
+
+def test_the_example_of_the_documentation_is_read_as_it_says(targets):
+    page = Path("docs/operations.md").read_text()
+    (example,) = re.findall(r"^    query: 'max.*?(?=^\S)", page, re.MULTILINE | re.DOTALL)
+    found = targets(textwrap.dedent(example))
+    assert asked(found, "any") == 'max(cpu{service="s"})'
+    assert asked(found, "any", "queue_depth") == 'max(queue_depth{app=~"s-.*"})'
+    assert asked(found, "acme", "cpu_usage_percent") == 'cpu{svc="s"}'
+    assert found.find("acme", "error_rate").server.headers == {"X-Scope-OrgID": "acme"}
 
 
 def test_the_most_special_query_is_taken(targets):

@@ -148,4 +148,5 @@ async def test_stopped_it_leaves_the_command_to_another_worker(bench):
     record = await bench.take(command())
     await until(lambda: is_true(lambda: bench.reader.begun))
     await bench.checker.stop()
-    assert (record.acked, bench.log.events, bench.checker.in_flight()) == (False, [], 0)
+    late = await bench.take(command(2))
+    assert (record.acked, late.acked, bench.log.events, bench.checker.in_flight()) == (False, False, [], 0)
