@@ -44,8 +44,9 @@ from app.streams.app import Agents, Parts, StreamSettings, add_agents, build_app
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
 from app.streams.definitions import Definitions
-from app.streams.executing import Ledger, MetricChecker, StepExecutor
+from app.streams.executing import MetricChecker, StepExecutor
 from app.streams.figures import Figures, IndexFigures
+from app.streams.ledger import Ledger
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.publisher import Publisher
@@ -243,7 +244,8 @@ class Worker:
             now=now,
             monotonic=time.monotonic,
         )
-        notices = NoticeSender(clients.slack, self._slack_users, now)
+        clickable = _slack_rules(settings, self._slack_users) is not None
+        notices = NoticeSender(clients.slack, self._slack_users, now, clickable, channels=ledger.channels)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, _limits(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures),
