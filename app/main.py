@@ -54,9 +54,10 @@ from app.streams.app import (
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
 from app.streams.definitions import Definitions
-from app.streams.executing import Ledger, StepExecutor
+from app.streams.executing import StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.groups import refuse_other_readers
+from app.streams.ledger import Ledger
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.metric_checking import MetricChecker
@@ -201,7 +202,8 @@ def executors_of(
         now=now,
         monotonic=time.monotonic,
     )
-    notices = NoticeSender(clients.slack, users, now)
+    clickable = _slack_rules(settings, users) is not None
+    notices = NoticeSender(clients.slack, users, now, clickable, channels=ledger.channels)
     steps = (
         StepExecutor(kind, runner, ledger, log, figures, concurrency=worker.concurrency, notices=notices)
         for kind in STEP_KINDS

@@ -25,9 +25,9 @@ from app.main import (
 )
 from app.settings import Settings
 from app.streams.app import Agents, add_executors, build_app, declare_table
-from app.streams.executing import Ledger
 from app.streams.figures import Figures
 from app.streams.groups import group_of, refuse_other_readers
+from app.streams.ledger import Ledger
 from app.streams.log import Log
 from app.streams.publisher import Publisher
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics

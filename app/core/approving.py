@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 from app.core.approval import Approval, Notice, Vote
 from app.core.approval_card import card_of, difference
-from app.core.commands import NoticeCommand
+from app.core.commands import PLACED, NoticeCommand
 from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
 from app.core.execution import Execution, Place, StepState
+from app.core.ids import message_id
 from app.core.planning import Prepared
 from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
 from app.core.steps import SlackStep, Step
@@ -181,20 +182,29 @@ def on_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
     approval = next((one for one in execution.requests(event.step) if one.number == event.request), None)
     if approval is None or event.notice >= len(approval.notices):
         raise Stale("there is no such request")
-    notice = approval.notices[event.notice]
+    changed = approval.with_notice(event.notice, **_changes(approval.notices[event.notice], event))
+    return Move("noticed", execution.with_request(event.step, changed))
+
+
+def _changes(notice: Notice, event: ApprovalNoticed) -> dict[str, object]:
+    """What an event makes of a notice: what is posted stays so, what is unknown is not known to have failed later on.
+
+    Raises Stale when it is known already.
+    """
     if notice.state == "posted":
         if event.version <= notice.shown:
             raise Stale("the message shows it already")
-        changed = approval.with_notice(event.notice, shown=event.version, error=event.error)
-    elif event.error is not None:
-        if notice.state == "failed":
-            raise Stale("that it failed is known")
-        changed = approval.with_notice(event.notice, state="failed", error=event.error)
-    else:
-        changed = approval.with_notice(
-            event.notice, state="posted", channel_id=event.channel_id, ts=event.ts, shown=event.version, error=None
-        )
-    return Move("noticed", execution.with_request(event.step, changed))
+        return {"shown": event.version, "error": event.error}
+    if event.error is None:
+        where = {"channel_id": event.channel_id, "ts": event.ts}
+        return {"state": "posted", **where, "shown": event.version, "error": None}
+    if event.unknown and notice.state != "unknown":
+        return {"state": "unknown", "shown": event.version, "error": event.error}
+    if notice.state == "due":
+        return {"state": "failed", "shown": event.version, "error": event.error}
+    if event.version <= notice.shown:
+        raise Stale("that it failed is known")
+    return {"shown": event.version}
 
 
 def notices_due(execution: Execution) -> tuple[NoticeCommand, ...]:
@@ -211,9 +221,9 @@ def _notice_command(execution: Execution, index: int, approval: Approval, place:
     notice = approval.notices[place]
     ask = approval.ask
     thread = ask.ts if ask is not None and notice.kind == "remind" else None
-    run = f"{execution.execution_id}/{execution.run}/{index}"
+    message = message_id(execution.execution_id, execution.run, index, approval.number, place)
     return NoticeCommand(
-        command_id=f"{run}/notice-{approval.number}-{place}/{approval.version}",
+        command_id=f"{message}/{approval.version}{PLACED if notice.ts else ''}",
         tenant=execution.tenant,
         execution_id=execution.execution_id,
         run=execution.run,
@@ -225,5 +235,6 @@ def _notice_command(execution: Execution, index: int, approval: Approval, place:
         channel_id=notice.channel_id,
         ts=notice.ts,
         thread_ts=thread,
+        doubtful=notice.state == "unknown",
         card=card_of(execution, index, approval, notice),
     )

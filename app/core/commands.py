@@ -7,12 +7,14 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from app.core.approval_card import ApprovalCard
 from app.core.errors import Problem, RecordRefused
 from app.core.events import Moment, Phase
+from app.core.ids import message_id
 from app.core.model import Frozen, Instant, JsonObject
 from app.core.planning import Prepared
 from app.core.runbook import MetricCheck
 from app.core.steps import Step
 
 Kind = Literal["kubernetes", "http", "shell", "slack"]
+PLACED = "/placed"
 STEP_KINDS: tuple[Kind, ...] = ("kubernetes", "http", "shell", "slack")
 
 
@@ -87,7 +89,9 @@ class NoticeCommand(Frozen):
 
     request, notice: the number of the step's request, and the message's place among its notices. version: of the
     request, as the card shows it. to: a channel, or a subject who is told in person. channel_id, ts: where the message
-    stands, None while it is not posted. thread_ts: the message it answers, None for one of its own.
+    stands, None while that is not known; the id of a command that knows it ends in PLACED, so that it is another one.
+    thread_ts: the message it answers, None for one of its own. doubtful: it may have been posted, and nobody knows
+    where. With a card that has ended and no ts nothing is posted; what was posted meanwhile is changed.
     """
 
     type: Literal["notice"] = "notice"
@@ -104,6 +108,19 @@ class NoticeCommand(Frozen):
     ts: str | None
     thread_ts: str | None
     card: ApprovalCard
+    doubtful: bool = False
+
+    @property
+    def message(self) -> str:
+        """Names the message, in all its versions."""
+        return message_id(self.execution_id, self.run, self.step_index, self.request, self.notice)
+
+    @property
+    def before(self) -> tuple[tuple[int, str], ...]:
+        """The other commands that there may be about the message up to this version: versions and ids."""
+        numbered = ((version, f"{self.message}/{version}") for version in range(self.version + 1))
+        names = ((version, name) for version, one in numbered for name in (one, one + PLACED))
+        return tuple((version, name) for version, name in names if name != self.command_id)
 
     @property
     def topic(self) -> str:

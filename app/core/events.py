@@ -160,7 +160,8 @@ class ApprovalNoticed(EventFields):
     """A message about a request for approval was posted or changed, or could not be.
 
     request: the number of the step's request. notice: the message's place among its notices. version: of the request,
-    as the message shows it. error: why it could not be; channel_id and ts say where it stands when it could.
+    as the message shows it. error: why it could not be; channel_id and ts say where it stands when it could. unknown:
+    Slack's answer was lost and nobody can look, so that the message may be there or not.
     """
 
     type: Literal["approval_noticed"] = "approval_noticed"
@@ -172,6 +173,7 @@ class ApprovalNoticed(EventFields):
     channel_id: str | None = None
     ts: str | None = None
     error: str | None = None
+    unknown: bool = False
 
 
 class TimerFired(EventFields):

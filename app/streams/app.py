@@ -12,7 +12,8 @@ from app.core.commands import STEP_KINDS
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
-from app.streams.executing import Ledger, StepExecutor
+from app.streams.executing import StepExecutor
+from app.streams.ledger import Ledger
 from app.streams.matching import AnomalyMatcher
 from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector

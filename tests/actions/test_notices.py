@@ -10,9 +10,12 @@ from waiting import until
 
 from app.actions.notices import NoticeSender
 from app.clients.slack import SlackClient
+from app.core.notice_line import NoticeLine
 from app.core.people import SlackUser, SlackUsers
 
 USERS = SlackUsers(users=(SlackUser(team="T1", user="U2", subject="cy"),))
+
+LOST = NoticeLine(lost=True)
 
 
 def asking(to="#ops", **fields):
@@ -36,16 +39,16 @@ async def client(slack):
 class Desk:
     """A sender, the log it tells, and the story that folds what it is told."""
 
-    def __init__(self, client, told) -> None:
-        self.sender = NoticeSender(client, USERS, lambda: told.now, pauses_s=(0.0, 0.0))
+    def __init__(self, client, told, **options) -> None:
+        self.sender = NoticeSender(client, USERS, lambda: told.now, pauses_s=(0.0, 0.0), **options)
         self.story, self.events = told, []
 
-    async def send(self, command=None, *, again=False):
+    async def send(self, command=None, line=None, **options):
         async def log(event):
             self.events.append(event)
             self.story.tell(event)
 
-        await self.sender.send(command or self.story.notices[0], log, again=again)
+        await self.sender.send(command or self.story.notices[0], log, line, **options)
         return self
 
     @property
@@ -125,14 +128,14 @@ async def test_who_takes_over_finds_what_the_worker_before_has_posted(slack, cli
     post = desk.story.notices[0]
     await desk.send(post)
     lost = Desk(client, asking(to="C00000001"))
-    await lost.send(post, again=True)
+    await lost.send(post, LOST)
     assert len(slack.posted("C00000001")) == 1
     assert (lost.notice.state, lost.notice.ts) == ("posted", desk.notice.ts)
 
 
 async def test_where_the_channel_cannot_be_read_it_is_posted_once_more(slack, client):
     slack.faults.refuse("conversations.history", "missing_scope")
-    desk = await Desk(client, asking(to="C00000001")).send(again=True)
+    desk = await Desk(client, asking(to="C00000001")).send(line=LOST)
     assert (desk.notice.state, len(slack.posted("C00000001"))) == ("posted", 1)
 
 
