@@ -38,7 +38,7 @@ from app.history.database import open_database
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
-from app.metric_readers import metric_reader, reads_samples
+from app.metric_readers import metric_reader
 from app.settings import KafkaSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import Agents, Parts, StreamSettings, add_agents, build_app, declare_table
@@ -262,8 +262,8 @@ class Worker:
                 for kind in STEP_KINDS
             ),
             checker=MetricChecker(reader, log, now, figures, concurrency=settings.metrics.concurrency),
+            inspector=SampleInspector(log, figures),
             ledger=ledger,
-            inspector=SampleInspector(log, figures) if reads_samples(settings.metrics) else None,
         )
         add_agents(agents, parts)
 

@@ -114,15 +114,15 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the agents do their work with; inspector is None where the topic of samples is not read."""
+    """What the agents do their work with; all workers of a group have the same: Faust shares out all topics alike."""
 
     matcher: AnomalyMatcher
     advancer: Advancer
     recorder: ApprovalRecorder
     executors: tuple[StepExecutor, ...]
     checker: MetricChecker
+    inspector: SampleInspector
     ledger: Ledger
-    inspector: SampleInspector | None = None
 
 
 def add_agents(agents: Agents, parts: Parts) -> None:
@@ -133,8 +133,7 @@ def add_agents(agents: Agents, parts: Parts) -> None:
     for executor in parts.executors:
         agents.add(f"run_{executor.kind}_steps", f"step-commands.{executor.kind}", executor.run)
     agents.add("check_metrics", "step-commands.metric", parts.checker.run)
-    if parts.inspector is not None:
-        agents.add("inspect_samples", METRIC_SAMPLES, parts.inspector.run)
+    agents.add("inspect_samples", METRIC_SAMPLES, parts.inspector.run)
 
 
 __all__ = ["STEP_KINDS", "Agents", "Parts", "StreamSettings", "add_agents", "build_app", "declare_table"]
