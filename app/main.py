@@ -38,7 +38,7 @@ from app.history.database import open_database
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
-from app.metric_readers import metric_reader, reads_samples
+from app.metric_readers import metric_reader
 from app.settings import KafkaSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import (
@@ -164,13 +164,17 @@ async def metric_agents(
     log: Log,
     figures: Figures,
 ) -> tuple[MetricChecker | None, SampleInspector | None]:
-    """What reads metrics, where this worker does; partitions is how many the topic of samples has."""
+    """What reads metrics, where this worker does; partitions is how many the topic of samples has.
+
+    Samples are inspected whatever is read from: all workers of a group have the same agents, for Faust shares out the
+    topics among all of them alike.
+    """
     if "metric" not in settings.worker.kinds:
         return None, None
     reader = await metric_reader(settings, connection, partitions, now, figures)
     stack.push_async_callback(reader.close)
     checker = MetricChecker(reader, log, now, figures, concurrency=settings.metrics.concurrency)
-    return checker, SampleInspector(log, figures) if reads_samples(settings.metrics) else None
+    return checker, SampleInspector(log, figures)
 
 
 def stream_settings(settings: Settings, group_id: str, partitions: int) -> StreamSettings:

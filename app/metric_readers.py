@@ -13,20 +13,16 @@ from app.streams.figures import Figures
 from app.streams.metric_samples import SampleReader
 
 
-def reads_samples(metrics: MetricSettings) -> bool:
-    """Whether the topic of samples is read: where no metric server is named."""
-    return metrics.url is None and metrics.queries_file is None
-
-
 async def metric_reader(
     settings: Settings, connection: KafkaConnection, partitions: int, clock: Callable[[], datetime], figures: Figures
 ) -> MetricReader:
-    """A reader that has begun its work; partitions is how many the topic of samples has.
+    """A reader that has begun its work: of the topic of samples where no metric server is named.
 
+    partitions: how many the topic has.
     Raises ConfigurationError when the queries file or the CA file is not as it must be.
     """
     metrics = settings.metrics
-    if reads_samples(metrics):
+    if metrics.url is None and metrics.queries_file is None:
         samples = SampleReader(connection, partitions, metrics.max_age_s, clock, figures)
         await samples.start()
         return samples

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from app.actions.metric_reading import PrometheusReader
 from app.core.errors import ConfigurationError
 from app.main import now
-from app.metric_readers import metric_reader, reads_samples
+from app.metric_readers import metric_reader
 from app.settings import MetricSettings, Settings
 from app.streams.connection import KafkaConnection
 from app.streams.figures import Figures
@@ -25,8 +25,6 @@ async def test_a_server_is_asked_where_one_is_named_and_the_topic_read_where_non
     assert isinstance(await read_by(), SampleReader)
     assert isinstance(await read_by(url="http://prometheus:9090"), PrometheusReader)
     assert isinstance(await read_by(queries_file=file), PrometheusReader)
-    assert reads_samples(MetricSettings())
-    assert not reads_samples(MetricSettings(queries_file=file))
 
 
 async def test_a_mistake_in_a_file_is_told_before_anything_is_read(tmp_path):

@@ -115,7 +115,7 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the agents do their work with; inspector is None where the topic of samples is not read."""
+    """What the agents do their work with; all workers of a group have the same: Faust shares out all topics alike."""
 
     matcher: AnomalyMatcher
     advancer: Advancer
