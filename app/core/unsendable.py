@@ -1,7 +1,7 @@
 """What is answered for a command that no record can hold: nobody will ever take it, so nothing was done."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 
 from app.core.commands import Command, MetricCommand, NoticeCommand, StepCommand
 from app.core.events import ApprovalNoticed, CancelRequested, Event, MetricChecked, StepFinished, StepInterrupted
@@ -32,6 +32,8 @@ def answer_for(command: Command, why: str, at: datetime) -> Event:
             if command.revoked:
                 return StepInterrupted(**answer)
             return StepFinished(**answer, outcome=Outcome(outcome="failed", error=ActionFailure(message=why)))
+        case _:
+            assert_never(command)
 
 
 def stop_of(execution: Execution, why: str, at: datetime) -> CancelRequested | None:
