@@ -64,7 +64,7 @@ from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
-from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
+from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
 from app.web.app import build_web
 from app.web.parts import SlackRules, TokenRules, WebParts
@@ -267,7 +267,7 @@ class Worker:
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         async with contextlib.AsyncExitStack() as stack:
-            publisher = Publisher(connection, incarnation)
+            publisher = Publisher(connection, incarnation, await record_limits(connection, topics))
             await publisher.start()
             stack.push_async_callback(publisher.stop)
             log = Log(publisher)

@@ -49,6 +49,7 @@ from app.core.planning import (
 )
 from app.core.shell_words import render_command
 from app.core.steps import ShellStep, Step
+from app.core.template_work import Work
 from app.core.templating import UNKNOWN_END, Unknown, render
 
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
@@ -264,8 +265,9 @@ def _filled_in(step: Step, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The step's fields with their templates rendered; a shell command takes what they give as arguments."""
     content = step.model_dump(mode="json", exclude={"when", "name", "rollback"}, exclude_defaults=True)
     source = content.pop("command") if isinstance(step, ShellStep) else None
+    work = Work()
     filled: dict[str, Any] = {
-        field: render(value, variables, field, with_secrets=field in step.secret_fields)
+        field: render(value, variables, field, with_secrets=field in step.secret_fields, work=work)
         for field, value in content.items()
     }
     if source is not None:

@@ -1,5 +1,7 @@
 """The anomaly event: the public input, lenient where it can be, never silently wrong."""
 
+import contextlib
+import itertools
 import json
 import math
 import uuid
@@ -11,7 +13,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from app.core.errors import AnomalyRefused, Problem, RecordRefused
-from app.core.model import Frozen, Instant, JsonObject, depth_of, problems_of
+from app.core.model import MAX_PROBLEMS, Frozen, Instant, JsonObject, as_text, depth_of, problems_of
 
 MAX_EVENT_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -132,26 +134,23 @@ def read_object(raw: bytes | None, limit: int) -> dict[str, Any]:
 
 def _why_not_json(raw: bytes, error: orjson.JSONDecodeError) -> Iterator[Problem]:
     """NaN and Infinity are not JSON; name the fields that hold them, as the sender's own reader would not."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        yield Problem("", f"not JSON: {error}")
-        return
     named = False
-    for path, value in _leaves("", body):
-        if isinstance(value, float) and not math.isfinite(value):
+    with contextlib.suppress(ValueError, RecursionError):
+        for path, value in itertools.islice(_not_finite(json.loads(raw)), MAX_PROBLEMS):
             named = True
-            yield Problem(path, f"{value} is not a finite number")
+            yield Problem(as_text(path), f"{value} is not a finite number")
     if not named:
         yield Problem("", f"not JSON: {error}")
 
 
-def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _leaves(f"{path}[{index}]", inner)
-    else:
-        yield path, value
+def _not_finite(body: object) -> Iterator[tuple[str, float]]:
+    """The paths of what is no finite number; what is nested deeper than an event may be is not looked at."""
+    waiting: list[tuple[int, str, object]] = [(0, "", body)]
+    while waiting:
+        depth, path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield path, value
+        elif isinstance(value, dict) and depth < MAX_DEPTH:
+            waiting += [(depth + 1, f"{path}.{key}" if path else key, value[key]) for key in reversed(value)]
+        elif isinstance(value, list) and depth < MAX_DEPTH:
+            waiting += [(depth + 1, f"{path}[{place}]", value[place]) for place in reversed(range(len(value)))]

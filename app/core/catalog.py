@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-import orjson
-from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer
 
 from app.core.anomaly import TenantId
 from app.core.errors import Problem, RecordRefused
-from app.core.model import Frozen, Instant
+from app.core.model import Frozen, Instant, read_record
 from app.core.pauses import Pause, PauseEnded, PausePut, Pauses
-from app.core.runbook import Runbook, RunbookName
+from app.core.runbook import MAX_RUNBOOK_BYTES, Runbook, RunbookName, too_large
 
 
 class RunbookPut(Frozen):
@@ -62,14 +61,10 @@ def read_change(raw: bytes | None) -> Change:
 
     Raises RecordRefused.
     """
-    try:
-        return CHANGES.validate_python(orjson.loads(raw or b""))
-    except orjson.JSONDecodeError as error:
-        raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        problems = [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
-        raise RecordRefused(problems) from error
+    change: Change = read_record(raw, CHANGES)
+    if isinstance(change, RunbookPut) and (size := change.runbook.size()) > MAX_RUNBOOK_BYTES:
+        raise RecordRefused([Problem("runbook", too_large(size))])
+    return change
 
 
 class Definition(Frozen):

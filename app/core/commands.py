@@ -1,14 +1,13 @@
 """What is to be done, imperative: derived from state, never remembered (design §1)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter
 
 from app.core.approval_card import ApprovalCard
-from app.core.errors import Problem, RecordRefused
 from app.core.events import Moment, Phase
 from app.core.ids import message_id
-from app.core.model import Frozen, Instant, JsonObject
+from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Prepared
 from app.core.runbook import MetricCheck
 from app.core.steps import Step
@@ -142,14 +141,5 @@ def read_command(raw: bytes | None) -> Command:
 
     Raises RecordRefused.
     """
-    if raw is None:
-        raise RecordRefused([Problem("", "the record has no value")])
-    try:
-        return COMMANDS.validate_json(raw)
-    except ValidationError as error:
-        raise RecordRefused(_problems(error)) from error
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    details: list[Any] = list(error.errors(include_url=False))
-    return [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
+    command: Command = read_record(raw, COMMANDS)
+    return command

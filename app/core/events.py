@@ -5,13 +5,11 @@ Every event names its tenant, its execution and when it happened (``at``); time 
 
 from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer
 
 from app.core.anomaly import Anomaly, TenantId
-from app.core.errors import Problem, RecordRefused
 from app.core.guards import Effect, Guard
-from app.core.model import Frozen, Instant, JsonObject
+from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Outcome, Prepared
 from app.core.runbook import Runbook
 
@@ -259,20 +257,5 @@ def read_event(raw: bytes | None) -> Event:
 
     Raises RecordRefused with the paths that are wrong.
     """
-    if raw is None:
-        raise RecordRefused([Problem("", "the record has no value")])
-    try:
-        return EVENTS.validate_python(_decoded(raw))
-    except ValidationError as error:
-        raise RecordRefused(_problems(error)) from error
-
-
-def _decoded(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    return [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors(include_url=False)]
+    event: Event = read_record(raw, EVENTS)
+    return event

@@ -8,12 +8,13 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from app.core.anomaly import Name, TenantId
 from app.core.conditions import checked_condition
 from app.core.errors import Problem, RunbookRefused, TemplateError
-from app.core.model import Frozen, depth_of, digest, problems_of
+from app.core.model import MAX_PROBLEMS, Frozen, canonical, depth_of, digest, problems_of
 from app.core.steps import Minutes, ShortText, Step, Text
 from app.core.templating import check_template
 
 MAX_STEPS = 50
 MAX_RUNBOOK_DEPTH = 32
+MAX_RUNBOOK_BYTES = 256 * 1024  # the whole definition travels in every request and stands in every state
 RunbookName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -132,6 +133,10 @@ class Runbook(Frozen):
         """The definition as JSON-able data, defaults left out, ready to be read again."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
+    def size(self) -> int:
+        """How many bytes the content has as JSON."""
+        return len(canonical(self.content()).encode())
+
     def digest(self) -> str:
         """SHA-256 of the content: two definitions that mean the same have the same digest."""
         return digest(self.content())
@@ -148,10 +153,17 @@ def read_runbook(content: Mapping[str, Any]) -> Runbook:
         runbook = Runbook.model_validate(content)
     except ValidationError as error:
         raise RunbookRefused(problems_of(error, Runbook)) from error
-    problems = list(_template_problems("", runbook.content()))
+    if (size := runbook.size()) > MAX_RUNBOOK_BYTES:
+        raise RunbookRefused([Problem("", too_large(size))])
+    problems = list(_template_problems("", runbook.content()))[:MAX_PROBLEMS]
     if problems:
         raise RunbookRefused(problems)
     return runbook
+
+
+def too_large(size: int) -> str:
+    """What is wrong with a definition of this size."""
+    return f"the definition has {size} bytes, at most {MAX_RUNBOOK_BYTES} are taken"
 
 
 def _template_problems(path: str, value: JsonValue) -> Iterator[Problem]:

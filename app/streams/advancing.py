@@ -9,11 +9,12 @@ from faust.types import EventT, StreamT
 
 from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
-from app.core.errors import RecordRefused
+from app.core.errors import RecordRefused, RecordTooLarge
 from app.core.events import Event, StartJudged, TimerFired, read_event
 from app.core.execution import Execution
 from app.core.lifecycle import Evolved, evolve
 from app.core.rollback import rollback_status
+from app.core.unsendable import answer_for, stop_of
 from app.streams.figures import Figures
 from app.streams.index import ExecutionIndex, row_of, state_of
 from app.streams.log import Log
@@ -23,6 +24,7 @@ from app.streams.receipts import Receipts
 from app.streams.records import source_of
 from app.streams.tables import DeferredTable
 from app.streams.timers import Timers
+from app.streams.topics import EXECUTION_EVENTS
 
 SentKey = tuple[str, bool]
 MARKER_GRACE = timedelta(hours=1)
@@ -95,7 +97,16 @@ class Advancer:
             if evolved.execution.terminal:
                 deliveries += await self._send_last(evolved.execution)
         self._drop_expired(message.partition)
-        return deliveries + await self._table.send_changes(self._publisher)
+        deliveries += await self._table.send_changes(self._publisher)
+        if happened.execution_id in self._table.unwritten and isinstance(evolved.execution, Execution):
+            deliveries += await self._stop(evolved.execution)
+        return deliveries
+
+    async def _stop(self, execution: Execution) -> list[Delivery]:
+        """End an execution whose state no record can hold: its end can be kept."""
+        why = f"the state of the execution has grown past the {self._log.room(EXECUTION_EVENTS)} bytes of a record"
+        stop = stop_of(execution, why, self._clock())
+        return [] if stop is None else [await self._log.send_event(stop)]
 
     def _keep(self, partition: int, execution: Execution) -> None:
         state = execution.marker() if execution.terminal else execution
@@ -134,10 +145,19 @@ class Advancer:
             if self._is_withheld(command):
                 continue
             due.setdefault(command.execution_id, []).append(command)
-        sent = [await self._log.send_command(command) for command in self._news(due)]
+        sent = [await self._send(command) for command in self._news(due)]
         if execution.terminal:
             self._sent.pop(execution.execution_id, None)
         return sent
+
+    async def _send(self, command: Command) -> Delivery:
+        """Send a command, or answer it: one that is too large is known to be taken by nobody."""
+        try:
+            return await self._log.send_command(command)
+        except RecordTooLarge as error:
+            named = {"tenant": command.tenant, "execution_id": command.execution_id}
+            logger.warning("command_too_large", extra={**named, "error": str(error)})
+            return await self._log.send_event(answer_for(command, str(error), self._clock()))
 
     def _news(self, due: Mapping[str, list[Command]]) -> Iterator[Command]:
         """What was not due when its execution was last looked at."""
@@ -151,7 +171,7 @@ class Advancer:
 
         On the broker before the table forgets the execution: from a marker nobody could derive them again.
         """
-        deliveries = [await self._log.send_command(command) for command in notices_due(execution)]
+        deliveries = [await self._send(command) for command in notices_due(execution)]
         await asyncio.gather(*deliveries)
         return deliveries
 

@@ -8,7 +8,7 @@ from faust.types import EventT, StreamT
 
 from app.core.anomaly import Anomaly, Position, read_anomaly
 from app.core.catalog import Catalog, Definition
-from app.core.errors import AnomalyRefused
+from app.core.errors import AnomalyRefused, RecordTooLarge
 from app.core.events import ExecutionRequested, Limits
 from app.core.ids import execution_id_for_anomaly
 from app.core.matching import Match, match
@@ -52,7 +52,16 @@ class AnomalyMatcher:
         answers = match(anomaly, self._catalog)
         matched = [answer.definition for answer in answers if isinstance(answer, Match)]
         self._figures.anomalies.labels("matched" if matched else "unmatched").inc()
-        return [await self._log.send_event(self._request(anomaly, definition)) for definition in matched]
+        return [await self._send(self._request(anomaly, definition), event) for definition in matched]
+
+    async def _send(self, request: ExecutionRequested, event: EventT[bytes]) -> Delivery:
+        """Append the request; an event whose request is too large for the log is put aside."""
+        try:
+            return await self._log.send_event(request)
+        except RecordTooLarge as error:
+            self._figures.dead_letters.labels(event.message.topic).inc()
+            logger.warning("request_too_large", extra={"offset": event.message.offset, "error": str(error)})
+            return await self._log.send_dead_letter(source_of(event), error)
 
     def _request(self, anomaly: Anomaly, definition: Definition) -> ExecutionRequested:
         at = self._clock()

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 
 from app.core.errors import ConfigurationError
@@ -21,6 +22,7 @@ RUNBOOK_DEFINITIONS = "runbook-definitions"
 DEAD_LETTERS = "dead-letters"
 METRIC_SAMPLES = "metric-samples"
 DAY_MS = 24 * 3600 * 1000
+RECORD_LIMIT = "max.message.bytes"
 LISTED_TIMEOUT_S = 30.0
 LISTED_POLL_S = 0.05
 
@@ -62,7 +64,7 @@ def changelog_name(group_id: str, table: str) -> str:
 
 def _specs(declared: dict[str, Any], group_id: str, tables: frozenset[str] | None) -> Iterator[TopicSpec]:
     shared, replication = int(declared["shared_partitions"]), int(declared["replication"])
-    size = {"max.message.bytes": str(int(declared["max_record_bytes"]))}
+    size = {RECORD_LIMIT: str(int(declared["max_record_bytes"]))}
     for name, topic in declared["topics"].items():
         partitions = shared if topic["partitions"] == "shared" else int(topic["partitions"])
         days = topic["retention_days"]
@@ -115,6 +117,20 @@ async def ensure_topics(connection: KafkaConnection, specs: tuple[TopicSpec, ...
         return [spec.name for spec in missing]
     finally:
         await admin.close()
+
+
+async def record_limits(connection: KafkaConnection, specs: tuple[TopicSpec, ...]) -> dict[str, int]:
+    """By topic, how many bytes the broker takes in one record; a topic that it says nothing of is left out."""
+    admin = AIOKafkaAdminClient(**connection.client_arguments())
+    await admin.start()
+    try:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, spec.name, {RECORD_LIMIT: None}) for spec in specs]
+        answers = await admin.describe_configs(wanted)
+    finally:
+        await admin.close()
+    told = [resource for answer in answers for resource in answer.resources]
+    found = {str(name): entries for error, _, _, name, entries in told if error == 0}
+    return {name: int(entry[1]) for name, entries in found.items() for entry in entries if entry[0] == RECORD_LIMIT}
 
 
 async def _when_all_are_there(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...]) -> list[str]:

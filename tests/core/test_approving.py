@@ -58,10 +58,10 @@ class TestAsking:
         (step, declared) = runbook(slack(), http(rollback=http(method="DELETE"))).steps
         assert undo_of(step, plan()) == "⚠ only by hand: it cannot be taken back"
         assert undo_of(step, Prepared.of("x")) == "⚠ only by hand: it has no inverse"
-        inverse = Inverse(step={"type": "http", "url": "u"})
-        assert undo_of(step, Prepared.of("x", inverse=inverse)) == "http (url u)"
+        inverse = Inverse(step={"type": "http", "method": "GET", "url": "http://u"})
+        assert undo_of(step, Prepared.of("x", inverse=inverse)) == "http (method GET, url http://u)"
         both = Prepared.of("x", inverse=inverse, manual_reason="pods do not move back")
-        assert undo_of(step, both) == "http (url u) (pods do not move back)"
+        assert undo_of(step, both) == "http (method GET, url http://u) (pods do not move back)"
         said = "by the step the runbook declares: http (method DELETE, url https://x.example/y)"
         assert undo_of(declared, plan()) == said
 
@@ -174,7 +174,7 @@ class TestMessages:
         assert [one.number for one in s.state.steps[0].requests] == [1, 2]
 
     def test_a_plan_that_only_undoes_otherwise_says_so(self):
-        other = Prepared.of("do it", before={"replicas": 3}, inverse=Inverse(step={"type": "http"}))
+        other = Prepared.of("do it", before={"replicas": 3}, inverse=Inverse(step=http()))
         s = waiting().decided().prepared(other)
         assert s.state.steps[0].approval.changed == "how it would be taken back is different"
 

@@ -9,8 +9,9 @@ from building import LEASE, T0, Story, requested, scale, slack, story
 from prometheus_client import CollectorRegistry
 from waiting import until
 
+from app.core.errors import RecordTooLarge
 from app.core.events import TimerFired, write_event
-from app.core.execution import Execution
+from app.core.execution import Execution, Marker
 from app.core.pauses import Pause, PauseEnded, PausePut
 from app.core.pauses import Pauses as Fold
 from app.streams.advancing import Advancer
@@ -20,7 +21,10 @@ from app.streams.pausing import Pauses
 
 
 class FakeTable(dict):
-    """A table whose changes are counted."""
+    """A table whose rows are written, but for those that no record can hold."""
+
+    def __init__(self):
+        self.unwritten = {}
 
     async def send_changes(self, publisher):
         return []
@@ -31,8 +35,18 @@ class FakeLog:
 
     def __init__(self):
         self.commands, self.letters, self.events = [], [], []
+        self.takes_commands = True
+
+    def room(self, topic):
+        return 1000
+
+    async def send_event(self, event):
+        self.events.append(event)
+        return done()
 
     async def send_command(self, command):
+        if not self.takes_commands:
+            raise RecordTooLarge(command.topic, 2000, 1000)
         self.commands.append(command)
         return done()
 
@@ -42,10 +56,6 @@ class FakeLog:
 
     async def publish_event(self, event):
         self.events.append(event)
-
-    async def send_event(self, event):
-        self.events.append(event)
-        return done()
 
 
 def done():
@@ -114,6 +124,27 @@ async def test_an_unreadable_record_is_put_aside(bench):
     ((source, error),) = bench.log.letters
     assert (source.offset, source.value) == (1, b"{")
     assert "not JSON" in error
+
+
+async def test_a_command_that_no_topic_takes_is_answered_as_failed(bench):
+    bench.log.takes_commands = False
+    await bench.read(requested(slack(), slack()))
+    (answer,) = bench.log.events
+    assert (answer.type, answer.outcome.outcome) == ("step_finished", "failed")
+    assert "at most 1000 are taken" in answer.outcome.error.message
+    await bench.read(answer)
+    assert isinstance(bench.state(), Marker)
+
+
+async def test_an_execution_whose_state_no_record_can_hold_is_ended_once(bench):
+    bench.table.unwritten["e"] = asyncio.get_running_loop().create_future()
+    await bench.read(requested(scale(require_approval=True)))
+    (stop,) = bench.log.events
+    assert (stop.type, stop.by) == ("cancel_requested", "runbooks")
+    assert "1000 bytes of a record" in stop.comment
+    await bench.read(stop)
+    await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+    assert len(bench.log.events) == 1
 
 
 async def test_an_event_in_anothers_name_changes_nothing(bench):
