@@ -35,6 +35,7 @@ from app.core.events import Limits
 from app.core.people import SlackUsers, read_slack_users
 from app.core.runbook import Runbook, read_runbook
 from app.history.database import open_database
+from app.history.news import News
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
@@ -277,7 +278,8 @@ class Worker:
             await self._seed(definitions, log)
             engine = await open_database(settings.history_url)
             stack.push_async_callback(engine.dispose)
-            projecting = await self._start_projector(stack, engine, connection)
+            news = News(Store(engine, EXECUTION_EVENTS))
+            projecting = await self._start_projector(stack, engine, connection, news)
             agents, parts = await self._start_agents(
                 stack, connection, shared, publisher, log, definitions, incarnation
             )
@@ -285,7 +287,7 @@ class Worker:
             def readiness() -> list[str]:
                 return self._why_not_ready(agents, projecting)
 
-            port = await self._start_web(stack, engine, log, definitions, Trail(connection, shared), readiness)
+            port = await self._start_web(stack, engine, news, log, definitions, Trail(connection, shared), readiness)
             self._registry.register(IndexFigures(parts.advancer.index))
             yield Running(port=port, failure=agents.failure, log=log, readiness=readiness)
 
@@ -303,11 +305,13 @@ class Worker:
                 await definitions.verdict(await log.publish_change(change), SEED_TIMEOUT_S)
 
     async def _start_projector(
-        self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection
+        self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection, news: News
     ) -> "asyncio.Task[None]":
         group = f"{self._settings.kafka.group_id}-history"
         store = Store(engine, EXECUTION_EVENTS)
-        projector = Projector(store, EXECUTION_EVENTS, connection.client_arguments(), group, self._registry)
+        projector = Projector(store, EXECUTION_EVENTS, connection.client_arguments(), group, self._registry, news.told)
+        looking = asyncio.create_task(news.run())
+        stack.push_async_callback(_cancelled, looking)
         projecting = asyncio.create_task(projector.run())
         stack.push_async_callback(_cancelled, projecting)
         return projecting
@@ -360,6 +364,7 @@ class Worker:
         self,
         stack: contextlib.AsyncExitStack,
         engine: AsyncEngine,
+        news: News,
         log: Log,
         definitions: Definitions,
         trail: Trail,
@@ -375,7 +380,7 @@ class Worker:
             log=log,
             definitions=definitions,
             history=HistoryQueries(engine),
-            projection=Store(engine, EXECUTION_EVENTS),
+            projection=news,
             trail=trail,
             tokens=TokenRules(
                 secret=secret.get_secret_value() if secret else None,

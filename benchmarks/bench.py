@@ -57,8 +57,10 @@ async def target() -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def worker(servers: str, folder: Path, **settings: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A worker process, ready, and a client of its API with an admin's token."""
+async def worker(
+    servers: str, folder: Path, *, code: Path | None = None, **settings: str
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A worker process, ready, and a client of its API with an admin's token; code: a checkout, None for this one."""
     environment = os.environ | {
         "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": servers,
         "RUNBOOKS_DATA_DIR": str(folder / "worker"),
@@ -71,17 +73,27 @@ async def worker(servers: str, folder: Path, **settings: str) -> AsyncIterator[a
     begun = time.monotonic()
     with (folder / "worker.log").open("w") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app.cli", "worker", env=environment, stderr=log
+            sys.executable, "-m", "app.cli", "worker", env=environment, stderr=log, cwd=code
         )
     headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
     async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", headers=headers) as session:
         await ready(session)
         memory = psutil.Process(process.pid).memory_info().rss / 1e6
         print(f"{'worker ready after':48} {time.monotonic() - begun:.2f} s, {memory:.0f} MB resident", flush=True)
-        yield session
+        try:
+            yield session
+        except BaseException:
+            process.kill()
+            raise
     print(f"{'worker afterwards':48} {psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB resident", flush=True)
     process.terminate()
     await process.wait()
+
+
+def cpu_s() -> float:
+    """What our child processes but Java's have used of the processor so far, in seconds: the worker."""
+    mine = [one for one in psutil.Process().children() if one.name() != "java"]
+    return sum(one.cpu_times().user + one.cpu_times().system for one in mine)
 
 
 async def ready(session: aiohttp.ClientSession) -> None:

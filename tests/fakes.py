@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -70,13 +71,23 @@ class FakeHistory:
 
 
 class FakeProjection:
-    """How far the read model is: always there, or never."""
+    """How far the read model is: always there, or never; and who waits for what it shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: FakeHistory) -> None:
+        self.history = history
         self.there = True
 
     async def projected(self, partition: int, offset: int, timeout_s: float) -> bool:
         return self.there
+
+    async def until(self, tenant: str, execution_id: str, wanted, timeout_s: float, known=None) -> Execution | None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            found = await self.history.get(tenant, execution_id)
+            if found is not None and wanted(found):
+                return found
+            await asyncio.sleep(0.005)
+        return None
 
 
 class FakeDefinitions:

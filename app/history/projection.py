@@ -5,7 +5,7 @@ What is not at hand is looked up in the database, so forgetting costs a query an
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,8 @@ from app.history.store import Store
 SLICE = 100  # records folded before anything else on the event loop gets its turn
 MAX_AT_HAND = 50_000
 Item = TypeVar("Item")
+Tell = Callable[[Mapping[int, int], Iterable[Execution]], None]
+"""Is told of each batch: where its partitions stand, and what it changed."""
 logger = logging.getLogger(__name__)
 
 
@@ -66,9 +68,10 @@ class Folded(NamedTuple):
 class Projection:
     """Folds records and writes what they changed."""
 
-    def __init__(self, store: Store, registry: CollectorRegistry) -> None:
-        """Write to this store; count in this registry."""
+    def __init__(self, store: Store, registry: CollectorRegistry, tell: Tell | None = None) -> None:
+        """Write to this store; count in this registry; tell of what is written."""
         self._store = store
+        self._tell = tell
         self._projected = Counter(
             "runbooks_projected_events", "Records of the log folded into the database.", registry=registry
         )
@@ -96,7 +99,10 @@ class Projection:
         for one in folded:
             self._projected.inc(one.next_offset - one.place.next_offset)
             one.place.move_on(one.next_offset, latest_of(one.runs))
-        return {one.place.partition: one.next_offset for one in folded}
+        ends = {one.place.partition: one.next_offset for one in folded}
+        if self._tell is not None:
+            self._tell(ends, [state for one in folded for state in one.runs.values()])
+        return ends
 
     async def _fold(self, place: Place, records: Sequence[Record]) -> Folded | None:
         fresh = [record for record in records if record.offset >= place.next_offset]

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from app.clients.kafka import Consumer
 from app.history.database import DATABASE_ERRORS
-from app.history.projection import Place, Projection, Record
+from app.history.projection import Place, Projection, Record, Tell
 from app.history.store import OffsetMoved, Store
 
 BATCH_RECORDS = 2000
@@ -37,31 +37,22 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         consumer_arguments: Mapping[str, Any],
         group_id: str,
         registry: CollectorRegistry,
+        tell: Tell | None = None,
     ) -> None:
-        """Keep the parts; consumer_arguments say how to connect."""
-        self._projection = Projection(store, registry)
+        """Keep the parts; consumer_arguments say how to connect, tell is told of what is written."""
+        self._projection = Projection(store, registry, tell)
         self._topic = topic
         self._arguments = dict(consumer_arguments)
         self._group_id = group_id
         self._places: dict[int, Place] = {}
         self._unloaded: set[int] = set()
         self._consumer: Consumer | None = None
-        self._moved = asyncio.Condition()
         self._retry_s = RETRY_S
 
     def position(self, partition: int) -> int:
         """The first offset that is not folded yet; NOT_OWNED for a partition that another worker projects."""
         place = self._places.get(partition)
         return NOT_OWNED if place is None else place.next_offset
-
-    async def wait_for(self, partition: int, offset: int, timeout_s: float) -> bool:
-        """Whether this worker has folded the record at an offset, waiting for it at most timeout_s seconds."""
-        try:
-            async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(lambda: self.position(partition) > offset)
-        except TimeoutError:
-            return False
-        return True
 
     async def run(self) -> None:
         """Project until cancelled; a broker or a database that is gone is waited for."""
@@ -134,15 +125,13 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         except DATABASE_ERRORS as error:
             await self._database_failed(error)
         else:
-            await self._told(ends)
+            await self._written(ends)
             return
         self._unload(place.partition for place, _ in read if self._places.get(place.partition) is place)
 
-    async def _told(self, ends: Mapping[int, int]) -> None:
+    async def _written(self, ends: Mapping[int, int]) -> None:
         if ends:
             self._retry_s = RETRY_S
-            async with self._moved:
-                self._moved.notify_all()
             await self._commit(ends)
 
     async def _commit(self, ends: Mapping[int, int]) -> None:

@@ -1,9 +1,6 @@
 """Reading and writing the read model: rows and offsets in one transaction."""
 
-import asyncio
-import contextlib
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,11 +8,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.execution import Execution
-from app.history.database import DATABASE_ERRORS
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
-POLL_S = 0.02
 CHANGING = ("status", "terminal", "started_us", "finished_us", "last_offset", "state")
 
 
@@ -38,6 +33,12 @@ class Store:
         query = sa.select(OFFSETS.c.next_offset).where(OFFSETS.c.topic == self._topic, OFFSETS.c.partition == partition)
         async with self._engine.connect() as connection:
             return int((await connection.execute(query)).scalar() or 0)
+
+    async def next_offsets(self) -> dict[int, int]:
+        """The same of every partition of which anything is folded."""
+        query = sa.select(OFFSETS.c.partition, OFFSETS.c.next_offset).where(OFFSETS.c.topic == self._topic)
+        async with self._engine.connect() as connection:
+            return {row.partition: row.next_offset for row in await connection.execute(query)}
 
     async def live(self, partition: int, at_most: int) -> list[Execution]:
         """The executions of a partition that have not ended, not more than at_most of them."""
@@ -69,6 +70,27 @@ class Store:
                     execution = Execution.model_validate_json(state)
                     found[execution.execution_id] = execution
         return found
+
+    async def versions(self, execution_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Run and last offset of the latest run of each of these executions that there is."""
+        columns = (EXECUTIONS.c.execution_id, EXECUTIONS.c.run, EXECUTIONS.c.last_offset)
+        return {row.execution_id: (row.run, row.last_offset) async for row in self._rows_of(columns, execution_ids)}
+
+    async def newest(self, execution_ids: Iterable[str]) -> list[Execution]:
+        """The latest run of each of these executions that there is, of whichever partition."""
+        columns = (EXECUTIONS.c.execution_id, EXECUTIONS.c.state)
+        states = {row.execution_id: row.state async for row in self._rows_of(columns, execution_ids)}
+        return [Execution.model_validate_json(state) for state in states.values()]
+
+    async def _rows_of(self, columns: Sequence[sa.Column[Any]], execution_ids: Iterable[str]) -> AsyncIterator[Any]:
+        """Rows of these executions, the runs of one in their order."""
+        wanted = sorted(searchable(execution_id) for execution_id in execution_ids)
+        for start in range(0, len(wanted), CHUNK):
+            named = EXECUTIONS.c.execution_id.in_(wanted[start : start + CHUNK])
+            async with self._engine.connect() as connection:
+                rows = await connection.execute(sa.select(*columns).where(named).order_by(EXECUTIONS.c.run))
+            for row in rows:
+                yield row
 
     async def write(self, rows: Sequence[dict[str, Any]], offsets: Mapping[int, tuple[int, int]]) -> None:
         """Write the rows and move each partition from one offset to another, all or nothing.
@@ -102,17 +124,3 @@ class Store:
             set_={name: new[name] for name in CHANGING},
             where=(EXECUTIONS.c.tenant == new.tenant) & (EXECUTIONS.c.partition == new.partition),
         )
-
-    async def projected(self, partition: int, offset: int, timeout_s: float) -> bool:
-        """Whether the record at an offset is folded, by whichever worker, waiting for it at most timeout_s seconds.
-
-        A database that does not answer is one more reason to wait.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(*DATABASE_ERRORS):
-                if await self.next_offset(partition) > offset:
-                    return True
-            if time.monotonic() >= deadline:
-                return False
-            await asyncio.sleep(POLL_S)

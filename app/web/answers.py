@@ -5,10 +5,11 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue
 
-from app.core.approval import ApprovalState
+from app.core.approval import Approval, ApprovalState
 from app.core.approval_card import TAKES_BACK, undo_of
 from app.core.catalog import Definition
 from app.core.errors import Problem
+from app.core.events import ApprovalDecided
 from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.pauses import EVERYBODY, Pause
@@ -212,14 +213,27 @@ class ExecutionItem(HistoryItem):
 
 
 class Decided(HistoryItem):
-    """The execution after a decision; state is the approval's: pending while more have to agree."""
+    """The execution after a decision that counted.
+
+    state is that of the request it was about: pending while more have to agree, superseded where the plan has changed
+    since and is asked about again.
+    """
 
     state: ApprovalState
 
     @classmethod
-    def of(cls, execution: Execution, step: int) -> Self:
-        """Of an execution whose step carries an approval; the latest request about it counts."""
-        return cls(**dict(item_of(execution)), state=execution.requests(step)[-1].state)
+    def of(cls, execution: Execution, event: ApprovalDecided) -> Self:
+        """Of an execution that has the request which was decided."""
+        request = request_decided(execution, event)
+        assert request is not None
+        return cls(**dict(item_of(execution)), state=request.state)
+
+
+def request_decided(execution: Execution, event: ApprovalDecided) -> Approval | None:
+    """The request that a decision is about, as it stands now; None where the execution has none of its number."""
+    if execution.run != event.run:
+        return None
+    return next((one for one in execution.requests(event.step) if one.number == event.request), None)
 
 
 class DecisionRecorded(Shown):

@@ -1,17 +1,15 @@
 """Deciding on the step that waits, bound to the very plan that the history shows."""
 
-import asyncio
 from typing import Annotated
 
 from aiohttp import web
 from pydantic import Field
 
-from app.core.approval import Approval
 from app.core.decisions import ApprovalDecision
 from app.core.events import ApprovalDecided, Decision
 from app.core.execution import Execution, Status
 from app.core.lifecycle import why_not_decided
-from app.web.answers import Decided, DecisionRecorded, WaitingApproval, WaitingList
+from app.web.answers import Decided, DecisionRecorded, WaitingApproval, WaitingList, request_decided
 from app.web.auth import Caller, caller_of
 from app.web.executions import Comment, known_execution
 from app.web.parts import WebParts, parts_of
@@ -72,7 +70,7 @@ async def decide(request: web.Request) -> web.Response:
     decided = await _until_decided(parts, execution, decision.event(None))
     if decided is None:
         return answer(DecisionRecorded(execution_id=execution.execution_id), 202)
-    return answer(Decided.of(decided, decision.step))
+    return answer(Decided.of(decided, decision.event(None)))
 
 
 def _decision(parts: WebParts, caller: Caller, execution: Execution, body: ApprovalBody) -> ApprovalDecision:
@@ -103,24 +101,33 @@ def _why_not(execution: Execution, event: ApprovalDecided) -> str | None:
     return why_not_decided(execution, event)
 
 
-def _requested(execution: Execution, event: ApprovalDecided) -> Approval | None:
-    return next((one for one in execution.requests(event.step) if one.number == event.request), None)
-
-
 async def _until_decided(parts: WebParts, before: Execution, event: ApprovalDecided) -> Execution | None:
     """The execution once the log shows this very decision; None when that takes too long.
 
     Raises ApiProblem with 409 when another decision, or the end, came first.
     """
-    patience, loop = parts.patience, asyncio.get_running_loop()
-    deadline = loop.time() + patience.decided_s
-    while loop.time() < deadline:
-        now = await parts.history.get(before.tenant, before.execution_id)
-        approval = _requested(now, event) if now and now.run == before.run else None
-        if now and approval and any((vote.by, vote.at) == (event.by, event.at) for vote in approval.votes):
-            return now
-        reason = _why_not(now, event) if now and approval and approval.digest == event.digest else None
-        if reason is not None:
-            raise ApiProblem(409, f"something else came first: {reason}")
-        await asyncio.sleep(patience.pause_s)
-    return None
+    decided = await parts.projection.until(
+        before.tenant,
+        before.execution_id,
+        lambda now: _counted(now, event) or _why_not_counted(now, event) is not None,
+        parts.patience.decided_s,
+        before,
+    )
+    if decided is None or _counted(decided, event):
+        return decided
+    raise ApiProblem(409, f"something else came first: {_why_not_counted(decided, event)}")
+
+
+def _counted(execution: Execution, event: ApprovalDecided) -> bool:
+    """Whether the request that was decided on has this very vote, even when another has taken its place since."""
+    request = request_decided(execution, event)
+    return request is not None and any((vote.by, vote.at) == (event.by, event.at) for vote in request.votes)
+
+
+def _why_not_counted(execution: Execution, event: ApprovalDecided) -> str | None:
+    """Why the decision has not counted and never will; None while it still may."""
+    if execution.run != event.run:
+        return None
+    request = request_decided(execution, event)
+    superseded = request is not None and request.state == "superseded"
+    return request.ended if request and superseded else _why_not(execution, event)

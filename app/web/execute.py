@@ -1,6 +1,5 @@
 """Starting a runbook by hand, or asking what it would do."""
 
-import asyncio
 import difflib
 import re
 from datetime import datetime
@@ -80,9 +79,11 @@ def _idempotency_key(request: web.Request) -> str | None:
 async def _current(parts: WebParts, tenant: str, execution_id: str, at: datetime) -> Execution | None:
     """What the history knows of an id, unless a request at this time would be a new run of it."""
     found = await parts.history.get(tenant, execution_id)
-    if found is None or (found.dedup_until is not None and at > found.dedup_until):
-        return None
-    return found
+    return found if found is not None and _is_current(found, at) else None
+
+
+def _is_current(execution: Execution, at: datetime) -> bool:
+    return execution.dedup_until is None or at <= execution.dedup_until
 
 
 def _same(execution: Execution, body: ExecuteBody) -> bool:
@@ -170,13 +171,13 @@ async def _answer(parts: WebParts, execution: Execution) -> web.Response:
 
 
 async def _until_ended(parts: WebParts, execution: Execution) -> Execution | None:
-    patience, loop = parts.patience, asyncio.get_running_loop()
-    deadline, pause_s = loop.time() + patience.dry_run_s, patience.pause_s
-    while not execution.terminal:
-        if loop.time() >= deadline:
-            return None
-        await asyncio.sleep(pause_s)
-        pause_s = min(patience.max_pause_s, pause_s * 1.5)
-        shown = await _current(parts, execution.tenant, execution.execution_id, execution.request.at)
-        execution = shown or execution
-    return execution
+    if execution.terminal:
+        return execution
+    at = execution.request.at
+    return await parts.projection.until(
+        execution.tenant,
+        execution.execution_id,
+        lambda shown: shown.terminal and _is_current(shown, at),
+        parts.patience.dry_run_s,
+        execution,
+    )

@@ -90,6 +90,19 @@ class ProjectionPort(Protocol):
     async def projected(self, partition: int, offset: int, timeout_s: float) -> bool:
         """Whether a record of the log is folded, waiting at most that long."""
 
+    async def until(
+        self,
+        tenant: str,
+        execution_id: str,
+        wanted: Callable[[Execution], bool],
+        timeout_s: float,
+        known: Execution | None = None,
+    ) -> Execution | None:
+        """The latest run of an execution once it is as wanted; None when that takes too long.
+
+        known: a state that was read before and is not as wanted.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
@@ -129,15 +142,13 @@ class Patience:
     """How long an answer waits for something to show, in seconds.
 
     seen_s: a record in the history. decided_s: a decision in the history. in_force_s: a definition on this worker.
-    dry_run_s: a plan. pause_s, max_pause_s: between two looks at the history.
+    dry_run_s: a plan.
     """
 
     seen_s: float = 2.0
     decided_s: float = 5.0
     in_force_s: float = 10.0
     dry_run_s: float = 30.0
-    pause_s: float = 0.02
-    max_pause_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)

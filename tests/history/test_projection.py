@@ -252,17 +252,6 @@ def test_what_is_at_hand_is_bounded(new_log):
     assert (place.at_hand, place.next_offset) == ({}, 2)
 
 
-async def test_how_far_it_is_can_be_waited_for(engine, new_log, project):
-    store = Store(engine, TOPIC)
-    assert not await store.projected(0, 0, timeout_s=0)
-    log = new_log()
-    log.request("e")
-    await project(engine, log)
-    assert await store.projected(0, 0, timeout_s=0)
-    assert not await store.projected(0, 1, timeout_s=0.05)
-    assert not await store.projected(1, 0, timeout_s=0)
-
-
 NAMES = st.sampled_from(["a", "b", "c"])
 CHOICES = st.lists(st.tuples(NAMES, st.integers(0, 11)), min_size=1, max_size=60)
 CUTS = st.lists(st.integers(0, 90), max_size=12)

@@ -12,6 +12,7 @@ from waiting import until
 
 from app.core.execution import Execution
 from app.history.database import open_database
+from app.history.news import News
 from app.history.projector import NOT_OWNED, Projector
 from app.history.store import Store
 
@@ -48,16 +49,16 @@ class Topic:
                 self._sent[number] = len(log.values)
             await producer.flush()
 
-    def projector(self, engine, registry=None) -> Projector:
+    def projector(self, engine, registry=None, tell=None) -> Projector:
         arguments = {"bootstrap_servers": self._servers, "session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
         store = Store(engine, self.name)
-        return Projector(store, self.name, arguments, self.group, registry or CollectorRegistry())
+        return Projector(store, self.name, arguments, self.group, registry or CollectorRegistry(), tell)
 
     async def projected(self, engine) -> None:
         """Wait until all that was sent is in the database."""
         store = Store(engine, self.name)
         for number, sent in enumerate(self._sent):
-            assert await store.projected(number, sent - 1, timeout_s=40), f"partition {number} is not at {sent}"
+            await reached(store, number, sent)
 
     @property
     def runs(self):
@@ -66,6 +67,15 @@ class Topic:
     @property
     def ends(self):
         return [(self.name, number, len(log.values)) for number, log in enumerate(self.logs)]
+
+
+async def reached(store, partition, end):
+    """Wait until the database stands at an offset."""
+
+    async def there():
+        return await store.next_offset(partition) >= end
+
+    await until(there, 40)
 
 
 @contextlib.asynccontextmanager
@@ -136,7 +146,7 @@ async def test_stopped_at_any_moment_it_neither_repeats_nor_leaves_out(topic, sq
     for share in (0.2, 0.5, 0.8):
         wanted = int(len(topic.logs[0].values) * share)
         async with running(topic.projector(sqlite_engine)):
-            assert await Store(sqlite_engine, topic.name).projected(0, wanted, timeout_s=40)
+            await reached(Store(sqlite_engine, topic.name), 0, wanted + 1)
     async with running(topic.projector(sqlite_engine)):
         await topic.projected(sqlite_engine)
     await assert_is_the_fold(read_rows, sqlite_engine, topic)
@@ -194,18 +204,17 @@ async def test_an_unreadable_record_stops_nothing(topic, sqlite_engine, read_row
     assert registry.get_sample_value("runbooks_projector_unreadable_total") == 2 * PARTITIONS
 
 
-async def test_a_record_can_be_waited_for_in_the_process(topic, sqlite_engine):
-    projector = topic.projector(sqlite_engine)
+async def test_who_waits_in_the_process_is_told_of_what_is_written(topic, sqlite_engine):
+    news = News(Store(sqlite_engine, topic.name))
+    projector = topic.projector(sqlite_engine, tell=news.told)
     assert projector.position(0) == NOT_OWNED
-    assert not await projector.wait_for(0, 0, timeout_s=0.01)
     async with running(projector):
-        waiting = asyncio.create_task(projector.wait_for(0, 0, timeout_s=40))
+        waiting = asyncio.create_task(news.projected(0, 0, timeout_s=40))
         topic.live(1)
         await topic.send()
         assert await waiting
-        assert await projector.wait_for(0, len(topic.logs[0].values) - 1, timeout_s=40)
+        assert await news.projected(0, len(topic.logs[0].values) - 1, timeout_s=40)
         assert projector.position(0) == len(topic.logs[0].values)
-        assert not await projector.wait_for(0, len(topic.logs[0].values), timeout_s=0.05)
     assert projector.position(0) == NOT_OWNED
 
 

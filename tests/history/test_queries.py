@@ -14,7 +14,6 @@ from app.core.errors import Refused, TemporaryError
 from app.core.execution import Status
 from app.history.database import open_database
 from app.history.queries import HistoryFilter, HistoryQueries
-from app.history.store import Store
 
 EVERYTHING = HistoryFilter()
 MANY = 500
@@ -180,7 +179,6 @@ async def test_a_database_that_is_gone_is_a_reason_to_try_again(postgresql_of_it
     for question in (queries.get("default", "e"), queries.page("default", EVERYTHING, limit=1)):
         with pytest.raises(TemporaryError, match="the history database does not answer"):
             await question
-    assert await Store(engine, "t").projected(0, 0, timeout_s=0.1) is False
     await asyncio.to_thread(postgresql_of_its_own.start)
     assert await queries.get("default", "e") is None
     await engine.dispose()

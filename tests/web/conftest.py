@@ -61,12 +61,12 @@ class World:
 
     history: FakeHistory = field(default_factory=FakeHistory)
     definitions: FakeDefinitions = field(default_factory=FakeDefinitions)
-    projection: FakeProjection = field(default_factory=FakeProjection)
     reasons: list[str] = field(default_factory=list)
     now: datetime = T0
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
+        self.projection = FakeProjection(self.history)
         self.log = FakeLog(self.history, self.definitions, dict([SIGNING]))
 
     def parts(self, **changes: Any) -> WebParts:
@@ -83,7 +83,7 @@ class World:
             new_id=lambda: f"id-{next(self.ids)}",
             registry=CollectorRegistry(),
             signing=SIGNING,
-            patience=Patience(seen_s=0.1, decided_s=0.1, dry_run_s=0.1, in_force_s=0.1, pause_s=0.005),
+            patience=Patience(seen_s=0.1, decided_s=0.1, dry_run_s=0.1, in_force_s=0.1),
         )
         return replace(parts, **changes)
 

@@ -138,16 +138,22 @@ async def test_another_decision_that_came_first_is_told(web, world, holds, first
     assert answer.body["detail"].startswith("something else came first: the execution is ")
 
 
-async def test_a_plan_that_is_asked_for_anew_meanwhile_is_no_refusal(web, world, holds):
-    """The vote may have counted for the plan before: nobody is told otherwise."""
+@pytest.mark.parametrize("by", ["cho", "dan"])
+async def test_what_counted_is_no_refusal_when_the_plan_is_asked_about_again_meanwhile(web, world, holds, by):
     told = waits()
     holds(told)
     world.log.records_decisions = False
     asking = asyncio.ensure_future(decide(web))
     await world.log.written.wait()
-    told.decided(by="dan").prepared(plan("something else"))
+    told.decided(by=by).prepared(plan("something else"))
     holds(told)
-    assert (await asking).status == 202
+    answer = await asking
+    if by == "cho":
+        assert (answer.status, answer.body["state"]) == (200, "superseded")
+        assert answer.body["status"] == "awaiting_approval"
+    else:
+        said = "something else came first: the plan changed, and it was asked again"
+        assert (answer.status, answer.body["detail"]) == (409, said)
 
 
 async def list_waiting(web, query="", **fields):
