@@ -27,7 +27,7 @@ class Bench:
         await self.producer.start()
 
     async def start(self):
-        self.app = build_app(self.connection, StreamSettings(self.group, self.folder, session_timeout_s=6))
+        self.app = build_app(self.connection, StreamSettings(self.group, self.folder / "not" / "there", session_timeout_s=6))
         agents = Agents(self.app)
 
         async def handle(stream, receipts):
