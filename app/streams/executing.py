@@ -162,6 +162,7 @@ class StepExecutor:
         claim = Claim(
             until=claimed_at + self._runner.lease_s,
             held=lambda: not (self._stopping or partition not in self._owned or name in self._revoked),
+            owned=lambda: partition in self._owned,
         )
         with self._figures.step_seconds.labels(self.kind).time():
             if command.revoked:
