@@ -43,7 +43,11 @@ class StreamSettings:
 
 
 def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.App:
-    """The application without agents; nothing connects before it is started."""
+    """The application without agents; nothing connects before it is started.
+
+    Makes the data folder: Faust makes only the last part of its path.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         settings.group_id,
         **connection.faust_arguments(),

@@ -131,6 +131,7 @@ class StepExecutor:
         claim = Claim(
             until=claimed_at + self._runner.lease_s,
             held=lambda: self._holds(partition) and name not in self._revoked,
+            owned=lambda: partition in self._owned,
         )
         with self._figures.step_seconds.labels(self.kind).time():
             if command.revoked:
