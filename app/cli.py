@@ -16,6 +16,7 @@ import uvloop
 from pydantic import ValidationError
 
 from app import operating
+from app.audit_cli import audit_cli
 from app.core.errors import RunbooksError
 from app.development import make_token, run, timeline
 from app.main import Worker, connection_of, read_definition, read_definitions
@@ -29,6 +30,7 @@ topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with top
 letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be read.")
 cli.add_typer(topics_cli, name="topics")
 cli.add_typer(letters_cli, name="dead-letters")
+cli.add_typer(audit_cli, name="audit")
 SWITCH_INTERVAL_S = 0.0005
 """Faust's consumer has a thread of its own: with Python's 5 ms every record would wait for it (docs/performance.md)."""
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
