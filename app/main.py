@@ -42,6 +42,7 @@ from app.settings import KafkaSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import Agents, Parts, StreamSettings, add_agents, build_app, declare_table
 from app.streams.approvals import ApprovalRecorder
+from app.streams.backtesting import Backtester
 from app.streams.connection import KafkaConnection
 from app.streams.definitions import Definitions
 from app.streams.executing import Ledger, MetricChecker, StepExecutor
@@ -245,7 +246,7 @@ class Worker:
         )
         notices = NoticeSender(clients.slack, self._slack_users, now)
         parts = Parts(
-            matcher=AnomalyMatcher(definitions.catalog, log, _limits(settings), now, figures),
+            matcher=AnomalyMatcher(definitions.catalog, log, limits_of(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),
             recorder=ApprovalRecorder(
                 log, _signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic
@@ -307,7 +308,7 @@ class Worker:
                 issuer=settings.api.jwt_issuer,
                 leeway_s=settings.api.jwt_leeway_s,
             ),
-            limits=_limits(settings),
+            limits=limits_of(settings),
             readiness=readiness,
             clock=now,
             new_id=lambda: str(uuid.uuid4()),
@@ -315,6 +316,7 @@ class Worker:
             signing=first,
             max_body_bytes=settings.api.max_body_bytes,
             slack=_slack_rules(settings, self._slack_users),
+            backtests=Backtester(connection_of(settings.kafka), limits_of(settings), settings.kafka.group_id),
         )
         runner = web.AppRunner(build_web(parts), access_log=None)
         await runner.setup()
@@ -340,7 +342,8 @@ class Worker:
         return reasons
 
 
-def _limits(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> Limits:
+    """The limits that are pinned into requests."""
     limits = settings.limits
     return Limits(
         max_concurrent_runbooks=limits.max_concurrent_runbooks,

@@ -1,10 +1,11 @@
 """What a backtest comes to: counts by what would be done beside what was, and the differences themselves."""
 
 from collections import Counter
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from app.core.backtest import Answer, Decision
+from app.core.runbook import Runbook
 
 MAX_DIFFERENCES = 1000
 MAX_REASONS = 100
@@ -12,13 +13,29 @@ OTHER = "other reasons"
 ORDER = ("runs", "asks", "plans", "blocked", "no_match", "repeated")
 
 
+class Question(NamedTuple):
+    """What is asked.
+
+    since, until: the period, until None up to what the workers have read. assume: how long a run lasts that the log
+    does not have; None takes the median of those that it has. everything: also list what does not differ.
+    """
+
+    tenant: str
+    runbook: Runbook
+    since: datetime
+    until: datetime | None = None
+    assume: timedelta | None = None
+    everything: bool = False
+
+
 class Report:
     """Adds decisions up; memory does not grow with them."""
 
-    def __init__(self, since: datetime, until: datetime | None) -> None:
+    def __init__(self, since: datetime, until: datetime | None = None, *, everything: bool = False) -> None:
         """Only decisions of this time count: since included, until not; None leaves the end open."""
         self._since = since
         self._until = until
+        self._everything = everything
         self.decided = 0
         self.same = 0
         self.unknown = 0
@@ -27,6 +44,7 @@ class Report:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[str] = Counter()
         self.differences: list[Decision] = []
+        self.others: list[Decision] = []
 
     def add(self, decision: Decision) -> None:
         """Count one decision."""
@@ -42,8 +60,11 @@ class Report:
             self.differing += 1
             if len(self.differences) < MAX_DIFFERENCES:
                 self.differences.append(decision)
+            return
         else:
             self.same += 1
+        if self._everything and len(self.others) < MAX_DIFFERENCES:
+            self.others.append(decision)
 
     def add_misses(self, clause: str, count: int = 1) -> None:
         """Count anomalies of the tenant that are about another service or metric, which nothing was done about."""
@@ -68,6 +89,7 @@ class Report:
         """As JSON-able data, the differences first."""
         return {
             "differences": [shown_decision(one) for one in self.differences],
+            "others": [shown_decision(one) for one in self.others],
             "differing": self.differing,
             "same": self.same,
             "unknown": self.unknown,

@@ -1,13 +1,14 @@
 """What the API works with: ports to the log, the definitions and the history."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from app.core.backtest_report import Question
 from app.core.catalog import Catalog, Change, Verdict
 from app.core.decisions import ApprovalDecision
 from app.core.errors import ConfigurationError
@@ -84,6 +85,13 @@ class TrailPort(Protocol):
         """Offset and event of an execution's records, and whether these are all; raises TemporaryError."""
 
 
+class BacktestPort(Protocol):
+    """Running a definition over what was recorded."""
+
+    async def bounded(self, question: Question) -> Mapping[str, Any]:
+        """The report; raises Refused, or TemporaryError, also while enough are being run."""
+
+
 class ProjectionPort(Protocol):
     """How far the read model is."""
 
@@ -145,7 +153,7 @@ class WebParts:
     """All that the routes need.
 
     signing: key id and key for approval decisions; None where nobody can approve. slack: None where nobody can approve
-    in Slack. readiness: the
+    in Slack. backtests: None where none can be run. readiness: the
     reasons why the worker is not ready, empty when it is.
     """
 
@@ -164,6 +172,7 @@ class WebParts:
     max_body_bytes: int = 1024 * 1024
     patience: Patience = Patience()
     slack: SlackRules | None = None
+    backtests: BacktestPort | None = None
 
 
 PARTS: web.AppKey[WebParts] = web.AppKey("parts", WebParts)

@@ -15,6 +15,7 @@ from app.web import (
     anomalies,
     answers,
     approvals,
+    backtests,
     execute,
     executions,
     history,
@@ -126,6 +127,15 @@ DEFINITIONS = (
         runbooks.validate,
         {200: answers.Validation},
         Runbook,
+    ),
+    Route(
+        "POST",
+        f"{_API}/runbooks/backtest",
+        "backtest",
+        ("viewer", "author"),
+        backtests.backtest,
+        {200: backtests.BacktestReport, 202: backtests.BacktestReport},
+        backtests.BacktestBody,
     ),
     Route("GET", _RUNBOOK, "runbook", _VIEW, runbooks.show, {200: answers.DefinitionItem}),
     Route(

@@ -5,13 +5,12 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from building import LEASE, T0, plan, scale, slack
+from building import LEASE, T0, plan, slack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.anomaly import Anomaly
 from app.core.backtest import Answer, Assumed, Backtest, Decision
-from app.core.backtest_report import MAX_DIFFERENCES, Report
 from app.core.catalog import Catalog, Definition, RunbookPut
 from app.core.commands import StepCommand
 from app.core.events import (
