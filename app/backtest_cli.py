@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import orjson
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from app.calling import call
 from app.core.backtest_report import Question
 from app.core.errors import RunbooksError
 from app.core.model import Instant
@@ -25,6 +27,8 @@ SPAN = re.compile(r"(\d{1,6})([smhd])")
 SPAN_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TELL_EVERY_S = 1.0
 SHOWN_DIFFERENCES = 50
+Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
+Token = Annotated[str, typer.Option(envvar=["RUNBOOKS_TOKEN", "ADMIN_JWT", "VIEWER_JWT"], help="A JWT.")]
 INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
 
 
@@ -59,6 +63,44 @@ def backtest(
         typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
     else:
         typer.echo("\n".join(told(shown)))
+
+
+@backtest_cli.command()
+def explain(anomaly_id: str, url: Url, token: Token) -> None:
+    """Show why each runbook that is about an anomaly was started by it, or was not."""
+    found = call("GET", f"{url}/api/v1/anomalies/{quote(anomaly_id, safe='')}/decisions", token)
+    typer.echo(f"{found['anomaly_id']}: {found['service_id']}, {found['metric_name']}")
+    for item in found["items"]:
+        named = f", execution {item['execution_id']}" if item["execution_id"] else ""
+        typer.echo(f"  {item['runbook_name']} version {item['runbook_version']}{named}: {item['told']}")
+
+
+@backtest_cli.command()
+def coverage(
+    url: Url,
+    token: Token,
+    since: Annotated[str, typer.Option(help="How far back: 7d, 12h, 30m; or an RFC 3339 time.")] = "7d",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,  # noqa: FBT002 - an option
+) -> None:
+    """Show which anomalies no runbook handles, and which runbooks never fire, are mostly rejected or do not help."""
+    start = quote(moment(since, datetime.now(UTC)).isoformat())
+    found = call("GET", f"{url}/api/v1/coverage?since={start}", token)
+    typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2) if as_json else "\n".join(covered(found)))
+
+
+def covered(found: dict[str, Any]) -> Iterator[str]:
+    """The coverage as lines of text."""
+    yield f"{found['anomalies']:,} anomalies since {found['since']}" + ("" if found["complete"] else ", not all read")
+    for title, name in (("no runbook is about", "uncovered"), ("runbooks looked at and none took", "unhandled")):
+        for place in found[name]:
+            yield f"  {title} {place['service_id']}, {place['metric_name']}: {place['anomalies']:,}"
+    for one in found["runbooks"]:
+        runs = ", ".join(f"{count:,} {status}" for status, count in sorted(one["runs"].items()))
+        yield f"{one['runbook_name']} version {one['runbook_version']}: {runs or 'no runs'}"
+        if one["shadow"] is not None:
+            would = ", ".join(f"{count:,} {what}" for what, count in sorted(one["shadow"].items()))
+            yield f"  shadow, as far as can be judged: {would or 'nothing'}"
+        yield from (f"  {remark}" for remark in one["remarks"])
 
 
 def moment(text: str, now: datetime) -> datetime:

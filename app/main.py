@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from app.core.events import Limits
 from app.core.people import SlackUsers, read_slack_users
 from app.core.runbook import Runbook, read_runbook
 from app.history.database import open_database
+from app.history.decisions import DecisionQueries
+from app.history.ledger import LedgerProjection
+from app.history.projection import Projection
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
@@ -44,16 +47,17 @@ from app.streams.app import Agents, Parts, StreamSettings, add_agents, build_app
 from app.streams.approvals import ApprovalRecorder
 from app.streams.backtesting import Backtester
 from app.streams.connection import KafkaConnection
+from app.streams.covering import CoverageReader
 from app.streams.definitions import Definitions
 from app.streams.executing import Ledger, MetricChecker, StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.publisher import Publisher
-from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
+from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, ensure_topics, read_topics
 from app.streams.trail import Trail
 from app.web.app import build_web
-from app.web.parts import SlackRules, TokenRules, WebParts
+from app.web.parts import DecisionPorts, SlackRules, TokenRules, WebParts
 
 DEFAULT_TENANT = "default"
 SEED_SUBJECT = "runbooks folder"
@@ -200,13 +204,18 @@ class Worker:
 
     async def _start_projector(
         self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection
-    ) -> "asyncio.Task[None]":
-        group = f"{self._settings.kafka.group_id}-history"
-        store = Store(engine, EXECUTION_EVENTS)
-        projector = Projector(store, EXECUTION_EVENTS, connection.client_arguments(), group, self._registry)
-        projecting = asyncio.create_task(projector.run())
-        stack.push_async_callback(_cancelled, projecting)
-        return projecting
+    ) -> tuple["asyncio.Task[None]", ...]:
+        group, keep = self._settings.kafka.group_id, timedelta(days=self._settings.history.decisions_kept_days)
+        projections = (
+            (EXECUTION_EVENTS, "history", Projection(Store(engine, EXECUTION_EVENTS), self._registry)),
+            (MATCH_DECISIONS, "ledger", LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)),
+        )
+        running = []
+        for topic, name, projection in projections:
+            projector = Projector(projection, topic, connection.client_arguments(), f"{group}-{name}")
+            running.append(asyncio.create_task(projector.run()))
+            stack.push_async_callback(_cancelled, running[-1])
+        return tuple(running)
 
     async def _start_agents(
         self,
@@ -290,6 +299,7 @@ class Worker:
         readiness: Callable[[], list[str]],
     ) -> int:
         settings = self._settings
+        connection = connection_of(settings.kafka)
         keys = _signing_keys(settings)
         first = next(iter(keys.items()), None)
         secret = settings.api.jwt_secret
@@ -316,7 +326,8 @@ class Worker:
             signing=first,
             max_body_bytes=settings.api.max_body_bytes,
             slack=_slack_rules(settings, self._slack_users),
-            backtests=Backtester(connection_of(settings.kafka), limits_of(settings), settings.kafka.group_id),
+            backtests=Backtester(connection, limits_of(settings), settings.kafka.group_id),
+            decisions=DecisionPorts(DecisionQueries(engine), CoverageReader(connection, definitions.catalog)),
         )
         runner = web.AppRunner(build_web(parts), access_log=None)
         await runner.setup()
@@ -331,13 +342,13 @@ class Worker:
         address: Any = runner.addresses[0]
         return int(address[1])
 
-    def _why_not_ready(self, agents: Agents, projecting: "asyncio.Task[None]") -> list[str]:
+    def _why_not_ready(self, agents: Agents, projecting: tuple["asyncio.Task[None]", ...]) -> list[str]:
         reasons = []
         if agents.failure.done():
             reasons.append(f"an agent failed: {agents.failure.result()!r}")
         if not self._recovered or agents.app.rebalancing:
             reasons.append("the tables are being recovered")
-        if projecting.done():
+        if any(one.done() for one in projecting):
             reasons.append("the projector has stopped")
         return reasons
 

@@ -286,7 +286,7 @@ class _Reading:
     def _take_anomaly(self, record: Record, backtest: Backtest, survey: Survey, report: Report) -> None:
         """One anomaly; what is about another service or metric is only counted, without being read to the end."""
         self._anomalies += 1
-        body = _object(record.value)
+        body = object_in(record.value)
         if body is None:
             self._refused += 1
             return
@@ -313,8 +313,11 @@ class _Reading:
 
 def _candidate(question: Question, current: Definition | None) -> Definition:
     """The definition with the version that it has, or would get."""
-    runbook = question.runbook.model_copy(update={"tenant": None})
-    digest = runbook.digest()
+    given = question.runbook.model_copy(update={"tenant": None})
+    digest, runbook = (
+        given.digest(),
+        given.model_copy(update={"mode": "active"}),
+    )  # a shadow is judged as if it were not
     version = 1 if current is None else current.version + (current.digest != digest)
     return Definition(
         tenant=question.tenant,
@@ -333,7 +336,8 @@ def _change(value: bytes | None) -> Change | None:
         return None
 
 
-def _object(value: bytes | None) -> dict[str, Any] | None:
+def object_in(value: bytes | None) -> dict[str, Any] | None:
+    """The JSON object that an anomaly's record holds; None where it holds none, or too much."""
     if value is None or len(value) > MAX_EVENT_BYTES:
         return None
     try:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from aiokafka.structs import RecordMetadata
 
+from app.core.answers import AnomalyAnswered, write_answers
 from app.core.catalog import Change, change_key
 from app.core.commands import Command, write_command
 from app.core.decisions import ApprovalDecision
@@ -14,6 +15,7 @@ from app.streams.topics import (
     APPROVAL_DECISIONS,
     DEAD_LETTERS,
     EXECUTION_EVENTS,
+    MATCH_DECISIONS,
     RUNBOOK_DEFINITIONS,
 )
 
@@ -69,6 +71,10 @@ class Log:
         """Append an approval decision."""
         value = decision.model_dump_json().encode()
         return Recorded.at(await self._publisher.publish(APPROVAL_DECISIONS, value, key=decision.tenant.encode()))
+
+    async def send_answers(self, answered: AnomalyAnswered) -> Delivery:
+        """Keep what the candidate runbooks said of an anomaly."""
+        return await self._publisher.send(MATCH_DECISIONS, write_answers(answered), key=answered.tenant.encode())
 
     async def send_dead_letter(self, source: "Source", error: Exception) -> Delivery:
         """Put aside a record that cannot be read, with where it stood and why."""

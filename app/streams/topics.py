@@ -18,6 +18,7 @@ ANOMALY_EVENTS = "anomaly-events"
 EXECUTION_EVENTS = "execution-events"
 APPROVAL_DECISIONS = "approval-decisions"
 RUNBOOK_DEFINITIONS = "runbook-definitions"
+MATCH_DECISIONS = "match-decisions"
 DEAD_LETTERS = "dead-letters"
 DAY_MS = 24 * 3600 * 1000
 LISTED_TIMEOUT_S = 30.0

@@ -16,6 +16,7 @@ from app.web import (
     answers,
     approvals,
     backtests,
+    decisions,
     execute,
     executions,
     history,
@@ -158,6 +159,26 @@ PAUSES = (
     Route("DELETE", _PAUSE, "resume", _OPERATE, pauses.delete, {204: None}),
 )
 
+DECISIONS = (
+    Route(
+        "GET",
+        f"{_API}/anomalies/{{anomaly_id}}/decisions",
+        "decisions",
+        _VIEW,
+        decisions.decisions,
+        {200: decisions.AnomalyDecisions},
+    ),
+    Route(
+        "GET",
+        f"{_API}/coverage",
+        "coverage",
+        _VIEW,
+        decisions.coverage,
+        {200: decisions.Coverage},
+        query=decisions.PARAMETERS,
+    ),
+)
+
 INPUT = (
     Route(
         "POST",
@@ -185,4 +206,4 @@ OPERATIONS = (
     Route("GET", "/openapi.json", "openapi", (), operations.openapi, {200: None}),
 )
 
-ROUTES = (*EXECUTIONS, *DEFINITIONS, *PAUSES, *INPUT, *OPERATIONS)
+ROUTES = (*EXECUTIONS, *DEFINITIONS, *PAUSES, *DECISIONS, *INPUT, *OPERATIONS)

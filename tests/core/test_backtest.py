@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from app.core.anomaly import Anomaly
 from app.core.backtest import Answer, Assumed, Backtest, Decision
+from app.core.backtest_report import MAX_DIFFERENCES, MAX_REASONS, Report
 from app.core.catalog import Catalog, Definition, RunbookPut
 from app.core.commands import StepCommand
 from app.core.events import (
@@ -304,3 +305,159 @@ def test_the_random_logs_hold_every_kind_of_decision():
     ways = [("runs", None), ("asks", "max_runs_per_hour"), ("nothing", None)]
     ways += [("blocked", guard) for guard in ("cooldown", "circuit_breaker", "pause")]
     assert all(seen[way] >= 5 for way in ways), seen
+
+
+def answered(world: World, **changes: Any) -> dict[str, Decision]:
+    """What another version of the runbook would have done, by anomaly."""
+    definition = world.put({**RUNBOOK, **changes})
+    return {one.anomaly_id: one for one in backtest(world, definition)}
+
+
+def recorded(*seconds: float, **fields: Any) -> World:
+    """Anomalies that came, were matched by a plain runbook and carried out within ten seconds."""
+    world = World({**RUNBOOK, **fields})
+    for number, second in enumerate(seconds):
+        world.now = T0 + timedelta(seconds=second)
+        one = anomaly(f"a{number}")
+        world.publish(one)
+        world.take(one)
+        while world.judge():
+            pass
+        for command in world.due():
+            world.act(command, "started")
+            world.now += timedelta(seconds=10)
+            world.act(command, "succeeded")
+    return world
+
+
+class TestAnotherVersion:
+    def test_its_cooldown_blocks_what_really_ran(self):
+        found = answered(recorded(0, 50, 100), cooldown_seconds=60)
+        assert [(one.would.result, one.would.guard, one.did.result) for one in found.values()] == [
+            ("runs", None, "runs"),
+            ("blocked", "cooldown", "runs"),
+            ("runs", None, "runs"),
+        ]
+        assert [one.differs for one in found.values()] == [False, True, False]
+        assert "acted on service/s until 2026-01-01T03:00:10" in found["a1"].would.reason
+
+    def test_without_the_cooldown_what_was_skipped_runs_as_long_as_runs_do(self):
+        world = recorded(0, 20, 40, cooldown_seconds=30)
+        assert [world.truth[one.execution_id].result for one in requests(world)] == ["runs", "blocked", "runs"]
+        found = answered(world, max_runs_per_hour=2)
+        assert (found["a1"].would, found["a1"].did.guard) == (Answer("runs"), "cooldown")
+        assert (found["a2"].would.guard, found["a2"].did) == ("max_runs_per_hour", Answer("runs"))
+
+    def test_its_clause_is_named_and_an_approval_is_asked_for(self):
+        world = recorded(0)
+        missed = answered(world, trigger={"service_id": "s", "condition": "value > 1.0"})["a0"]
+        assert (missed.would.result, missed.differs) == ("no_match", True)
+        assert missed.would.reason.startswith("condition `value > 1.0`")
+        assert answered(world, steps=[slack(require_approval=True)])["a0"].would == Answer("asks")
+        assert answered(world, dry_run=True)["a0"].would == Answer("plans")
+
+    def test_what_no_version_answered(self):
+        world = World()
+        for second, name in enumerate(("a", "b", "a")):
+            world.publish(anomaly(name), T0 + timedelta(seconds=second))
+        found = answered(world, cooldown_seconds=600)
+        assert [one.would.result for one in found.values()] == ["repeated", "blocked"]
+        assert {one.did for one in found.values()} == {Answer("nothing")}
+        assert len(backtest(world, world.catalog.get("default", "r"))) == 3
+
+    def test_after_its_window_the_same_anomaly_is_a_new_run(self):
+        world = World()
+        for hours in (0, 20, 30):
+            world.publish(anomaly("a"), T0 + timedelta(hours=hours))
+        told = backtest(world, world.put(RUNBOOK))
+        assert [one.would.result for one in told] == ["runs", "repeated", "runs"]
+
+    def test_it_waits_for_a_target_and_for_a_slot(self):
+        shell = {"type": "shell", "host": HOST, "command": "true"}
+        world = World({**RUNBOOK, "name": "other", "trigger": {"service_id": "t"}, "steps": [shell]})
+        busy = anomaly("busy", service_id="t", labels={"host": "h1"})
+        world.take(busy)
+        world.act(world.due()[0], "started")
+        for number, host in enumerate(("h1", "h2", "h3", "h4")):
+            world.publish(anomaly(f"a{number}", labels={"host": host}), T0 + timedelta(seconds=number + 1))
+        holder = execution_id_for_anomaly("default", "busy", "other")
+        definition = world.put({**RUNBOOK, "steps": [shell]})
+        found = [one.waits_for for one in backtest(world, definition)]
+        assert found == [f"execution {holder} comes before it on host/h1", None, None, "all 3 slots are taken"]
+        quick = [one.waits_for for one in backtest(world, definition, lasts=timedelta(seconds=1))]
+        assert quick == [f"execution {holder} comes before it on host/h1", None, None, None]
+
+    def test_paused_as_the_pauses_were(self):
+        world = World()
+        world.publish(anomaly("a"))
+        world.now += timedelta(seconds=1)
+        world.pause()
+        world.publish(anomaly("b"))
+        assert [one.would.result for one in answered(world).values()] == ["runs", "blocked"]
+
+    def test_what_somebody_started_by_hand_counts_and_is_not_told(self):
+        world = World(RUNBOOK)
+        world.by_hand("k")
+        world.act(world.due()[0], "started")
+        world.publish(anomaly("a"), T0 + timedelta(seconds=5))
+        found = answered(world, cooldown_seconds=60)
+        assert list(found) == ["a"]
+        assert (found["a"].would.guard, found["a"].would.reason.endswith("is at work on service/s")) == (
+            "cooldown",
+            True,
+        )
+
+    def test_what_was_a_dry_run_is_assumed_to_run_and_what_is_cancelled_unjudged_is_not_known(self):
+        found = answered(recorded(0, dry_run=True), cooldown_seconds=60)
+        assert (found["a0"].would, found["a0"].did) == (Answer("runs"), Answer("plans"))
+        world = World({**RUNBOOK, "cooldown_seconds": 60})
+        world.take(anomaly("a"))
+        (execution,) = world.index.live()
+        world.cancel(execution.execution_id)
+        (one,) = answered(world, cooldown_seconds=60).values()
+        assert (one.did.result, one.differs) == ("unknown", False)
+
+
+class TestReport:
+    def test_it_counts_and_lists_the_differences(self):
+        world = recorded(0, 50, 100)
+        report = Report(T0 + timedelta(seconds=10), T0 + timedelta(seconds=200), everything=True)
+        for one in answered(world, cooldown_seconds=60).values():
+            report.add(one)
+        report.add_misses("metric_name", 7)
+        shown = report.shown()
+        assert [one["anomaly_id"] for one in shown["differences"]] == ["a1"]
+        assert [one["anomaly_id"] for one in shown["others"]] == ["a2"]
+        assert (shown["decided"], shown["same"], shown["differing"]) == (9, 8, 1)
+        assert shown["counts"] == [
+            {"would": "runs", "did": "runs", "anomalies": 1},
+            {"would": "blocked", "did": "runs", "anomalies": 1},
+            {"would": "no_match", "did": "nothing", "anomalies": 7},
+        ]
+        assert shown["reasons"] == [
+            {"reason": "no_match: another metric_name", "anomalies": 7},
+            {"reason": "blocked: cooldown", "anomalies": 1},
+        ]
+
+    def test_it_stays_small(self):
+        report = Report(T0)
+        for number in range(MAX_DIFFERENCES + 200):
+            would = Answer("no_match", None, f"condition `value > {number}` is false")
+            report.add(Decision(f"a{number}", "s", "m", T0, None, would, Answer("runs")))
+        shown = report.shown()
+        assert (len(shown["differences"]), shown["differing"]) == (MAX_DIFFERENCES, MAX_DIFFERENCES + 200)
+        assert len(shown["reasons"]) == MAX_REASONS + 1
+
+
+def test_a_survey_passes_over_what_it_cannot_read_and_what_is_not_its_own():
+    world = recorded(0, 30)
+    survey = Survey("default", "r")
+    for offset, value in enumerate([None, b"{", b"[]", b'{"tenant": "default", "type": "execution_requested"}']):
+        survey.take(value, offset)
+    assert survey.usual_duration() == timedelta(seconds=60)
+    for offset, (_, event) in enumerate(world.log, start=1):
+        survey.take(write_event(event), offset)
+        survey.take(write_event(event.model_copy(update={"tenant": "else"})), offset)
+    survey.done()
+    assert (survey.has_request_for("a1"), survey.has_request_for("a2")) == (True, False)
+    assert survey.usual_duration() == timedelta(seconds=10)

@@ -3,6 +3,7 @@
 import json
 
 import orjson
+import pytest
 from test_commands import runbooks  # noqa: F401 - a fixture
 from waiting import until
 
@@ -19,9 +20,16 @@ IN_FORCE = {
     "plain": ONE,
     "cooled": {**ONE, "cooldown_seconds": 600},
     "limited": {**ONE, "max_runs_per_hour": 4},
-    "asking": {**ONE, "max_runs_per_hour": 4, "when_exceeded": "approve", "cooldown_seconds": 0.01},
+    "asking": {**ONE, "max_runs_per_hour": 4, "when_exceeded": "approve"},
     "broken": {**ONE, "steps": FAILS, "circuit_breaker": {"failures": 2, "open_minutes": 0.02}},
 }
+SHADOW = {"name": "shade", **ONE, "mode": "shadow", "cooldown_seconds": 600}
+
+
+@pytest.fixture
+def environment(environment):
+    """Slots enough that those who wait for approval are in nobody's way."""
+    return environment | {"RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": "100"}
 
 
 def storm(name: str, count: int, value: float = 1.0):
@@ -44,6 +52,8 @@ async def recorded(api, publish):
     """Anomalies in every way that guards and pauses can meet them, 18 of which match; what history says of them."""
     for name, content in IN_FORCE.items():
         await api.put_runbook({"name": name, **content})
+    await api.put_runbook(SHADOW)
+    await publish("anomaly-events", {"anomaly_id": "nobody", "service_id": "t", "metric_name": "m"})
     await publish("anomaly-events", *storm("a", 6), *storm("low", 5, 0.1))
     await settled(api, 6 * len(IN_FORCE))
     await publish("anomaly-events", *storm("a", 3), *storm("b", 3))  # the same once more
@@ -93,3 +103,51 @@ async def test_the_version_in_force_gives_what_the_worker_did(worker, api, publi
     body = {"runbook": stricter}
     status, answer = await api.call("POST", "/api/v1/runbooks/backtest", body, roles=["viewer"])
     assert (status, answer["complete"], answer["differing"]) == (200, True, out.count("; did: runs"))
+    await why(api, runbooks)
+    await covered(api, runbooks)
+
+
+async def why(api, runbooks):  # noqa: F811
+    """Each anomaly and candidate has one recorded answer."""
+
+    async def all_written():
+        status, found = await api.call("GET", "/api/v1/anomalies/d-5/decisions")
+        return found if status == 200 else None
+
+    found = {one["runbook_name"]: one for one in (await until(all_written))["items"]}
+    assert found.keys() == {*IN_FORCE, "shade"}
+    assert found["plain"]["told"] == "succeeded"
+    assert found["limited"]["told"].startswith("skipped: max_runs_per_hour: 4 runs in the last hour")
+    assert (found["shade"]["result"], found["shade"]["execution_id"]) == ("would_request", None)
+    low = await api.get("/api/v1/anomalies/low-1/decisions")
+    assert {one["told"] for one in low["items"]} == {"did not match: condition `value > 0.5` is false"}
+    paused = {one["runbook_name"]: one for one in (await api.get("/api/v1/anomalies/c-0/decisions"))["items"]}
+    assert (paused["plain"]["result"], paused["plain"]["told"]) == ("paused", "skipped: paused by tester: release")
+    assert paused["shade"]["told"].endswith("would have been kept from starting: paused by tester: release")
+    assert (await api.call("GET", "/api/v1/anomalies/nobody/decisions"))[0] == 404
+    assert (await api.call("GET", "/api/v1/anomalies/d-5/decisions", tenant="other"))[0] == 404
+    status, out, errors = await runbooks("explain", "low-1")
+    assert (status, out.splitlines()[0]) == (0, "low-1: s, m"), errors
+    assert "  plain version 1: did not match: condition `value > 0.5` is false" in out.splitlines()
+
+
+async def covered(api, runbooks):  # noqa: F811
+    """What no runbook handles, and what a shadow would have done, which is never carried out."""
+    found = await api.get("/api/v1/coverage")
+    assert found["uncovered"] == [{"service_id": "t", "metric_name": "m", "anomalies": 1}]
+    assert found["unhandled"] == [{"service_id": "s", "metric_name": "m", "anomalies": 5}]
+    assert (found["anomalies"], found["complete"]) == (27, True)
+    each = {one["runbook_name"]: one for one in found["runbooks"]}
+    assert each["shade"]["answers"] == {"would_request": 15, "would_be_paused": 3, "no_match": 5}
+    assert (each["shade"]["shadow"], each["shade"]["runs"]) == ({"start": 1, "cooldown": 14}, {})
+    assert (each["plain"]["answers"]["requested"], each["plain"]["shadow"]) == (15, None)
+    status, out, errors = await runbooks("coverage", "--since", "1h")
+    assert status == 0, errors
+    assert "  no runbook is about t, m: 1" in out.splitlines()
+    assert "  shadow, as far as can be judged: 14 cooldown, 1 start" in out.splitlines()
+    body = {"runbook_name": "shade", "context": {"service_id": "s", "anomaly_id": "x"}}
+    status, answer = await api.call("POST", "/api/v1/runbooks/execute", body)
+    assert (status, "only dry run" in answer["detail"]) == (409, True)
+    status, answer = await api.call("POST", "/api/v1/runbooks/execute", {**body, "dry_run": True})
+    assert (status, answer["steps"][0]["status"]) == (200, "planned")
+    assert {one["status"] for one in await api.history("runbook_name=shade&limit=5")} == {"succeeded"}
