@@ -61,7 +61,9 @@ def _helps(figures: RunbookFigures) -> str | None:
     ended = figures.ended
     if ended < FEW:
         return None
-    unhelpful, failed = figures.causes["metric"], figures.statuses["failed"] + figures.causes["failure"]
+    unhelpful = figures.causes["metric"]
+    bad = sum(figures.statuses[status] for status in ("failed", "rolled_back", "rollback_failed"))
+    failed = bad - sum(figures.causes[cause] for cause in ("metric", "no_data", "person"))
     if unhelpful * 2 > ended:
         return f"does not help: the metric check took back {unhelpful} of {ended} runs"
     return f"mostly fails: {failed} of {ended} runs failed" if failed * 2 > ended else None

@@ -181,7 +181,7 @@ async def _causes(connection: AsyncConnection, tenant: str, start: int) -> dict[
             runs.tenant == tenant,
             runs.requested_us >= start,
             runs.dry_run.is_(False),
-            runs.status.in_(("rolled_back", "rollback_failed")),
+            runs.status.in_(("failed", "rolled_back", "rollback_failed")),
         )
         .order_by(runs.requested_us.desc())
         .limit(MAX_CHECKED)

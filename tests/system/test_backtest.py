@@ -88,7 +88,7 @@ async def test_the_version_in_force_gives_what_the_worker_did(worker, api, publi
             elif would["guard"]:
                 assert item["reason"] in {f"{would['guard']}: {would['reason']}", None} or item["status"] != "skipped"
             guards.add((would["result"], would["guard"]))
-        assert report["counts"][-1] == {"would": "no_match", "did": "nothing", "anomalies": 5}
+        assert report["counts"][-1] == {"would": "no_match", "did": "nothing", "anomalies": 6}
     every = {("blocked", guard) for guard in ("cooldown", "max_runs_per_hour", "circuit_breaker", "pause")}
     assert guards >= every | {("runs", None), ("asks", "max_runs_per_hour")}
 
