@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-import aiohttp
 import orjson
 import typer
 import uvloop
@@ -17,6 +16,8 @@ from pydantic import ValidationError
 
 from app import operating
 from app.audit_cli import audit_cli
+from app.backtest_cli import backtest_cli
+from app.calling import call as _call
 from app.core.errors import RunbooksError
 from app.development import make_token, run, timeline
 from app.main import Worker, connection_of, read_definition, read_definitions
@@ -31,6 +32,7 @@ letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be 
 cli.add_typer(topics_cli, name="topics")
 cli.add_typer(letters_cli, name="dead-letters")
 cli.add_typer(audit_cli, name="audit")
+cli.add_typer(backtest_cli)
 SWITCH_INTERVAL_S = 0.0005
 """Faust's consumer has a thread of its own: with Python's 5 ms every record would wait for it (docs/performance.md)."""
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
@@ -320,24 +322,6 @@ def schemas(folder: Path = Path("schemas")) -> None:
 def _kafka(bootstrap_servers: str | None) -> Any:
     kafka = Settings().kafka
     return kafka if bootstrap_servers is None else kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
-
-
-def _call(method: str, url: str, token: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    return asyncio.run(_request(method, url, token, body))
-
-
-async def _request(method: str, url: str, token: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        try:
-            async with session.request(method, url, json=body) as answer:
-                document: dict[str, Any] = await answer.json(content_type=None) or {}
-        except aiohttp.ClientConnectorError as error:
-            raise RunbooksError(f"no API answers at {url}: is it running? ({error})") from error
-    if answer.status >= 400:
-        problems = [f"  {one['path']}: {one['message']}" for one in document.get("problems", [])]
-        raise RunbooksError("\n".join([str(document.get("detail")), *problems]))
-    return document
 
 
 def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ from app.core.events import Limits
 from app.core.people import SlackUsers, read_slack_users
 from app.core.runbook import Runbook, read_runbook
 from app.history.database import open_database
+from app.history.decisions import DecisionQueries
+from app.history.ledger import LedgerProjection
 from app.history.news import News
+from app.history.projection import Projection
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
@@ -53,7 +56,9 @@ from app.streams.app import (
     declare_table,
 )
 from app.streams.approvals import ApprovalRecorder
+from app.streams.backtesting import Backtester
 from app.streams.connection import KafkaConnection
+from app.streams.covering import CoverageReader
 from app.streams.definitions import Definitions
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures, IndexFigures
@@ -65,10 +70,10 @@ from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
-from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics, record_limits
+from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
 from app.web.app import build_web
-from app.web.parts import SlackRules, TokenRules, WebParts
+from app.web.parts import DecisionPorts, SlackRules, TokenRules, WebParts
 
 DEFAULT_TENANT = "default"
 SEED_SUBJECT = "runbooks folder"
@@ -306,15 +311,20 @@ class Worker:
 
     async def _start_projector(
         self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection, news: News
-    ) -> "asyncio.Task[None]":
-        group = f"{self._settings.kafka.group_id}-history"
-        store = Store(engine, EXECUTION_EVENTS)
-        projector = Projector(store, EXECUTION_EVENTS, connection.client_arguments(), group, self._registry, news.told)
+    ) -> tuple["asyncio.Task[None]", ...]:
+        group, keep = self._settings.kafka.group_id, timedelta(days=self._settings.history.decisions_kept_days)
+        projections = (
+            (EXECUTION_EVENTS, "history", Projection(Store(engine, EXECUTION_EVENTS), self._registry, news.told)),
+            (MATCH_DECISIONS, "ledger", LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)),
+        )
         looking = asyncio.create_task(news.run())
         stack.push_async_callback(_cancelled, looking)
-        projecting = asyncio.create_task(projector.run())
-        stack.push_async_callback(_cancelled, projecting)
-        return projecting
+        running = []
+        for topic, name, projection in projections:
+            projector = Projector(projection, topic, connection.client_arguments(), f"{group}-{name}")
+            running.append(asyncio.create_task(projector.run()))
+            stack.push_async_callback(_cancelled, running[-1])
+        return tuple(running)
 
     async def _start_agents(
         self,
@@ -335,7 +345,7 @@ class Worker:
         executions = declare_table(faust_app, "executions", shared)
         ledger_table = declare_table(faust_app, "step_ledger", shared)
         parts = Parts(
-            matcher=AnomalyMatcher(definitions.catalog, log, _limits(settings), now, figures),
+            matcher=AnomalyMatcher(definitions.catalog, log, limits_of(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),
             recorder=ApprovalRecorder(
                 log, _signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic
@@ -371,6 +381,7 @@ class Worker:
         readiness: Callable[[], list[str]],
     ) -> int:
         settings = self._settings
+        connection = connection_of(settings.kafka)
         keys = _signing_keys(settings)
         first = next(iter(keys.items()), None)
         secret = settings.api.jwt_secret
@@ -389,7 +400,7 @@ class Worker:
                 issuer=settings.api.jwt_issuer,
                 leeway_s=settings.api.jwt_leeway_s,
             ),
-            limits=_limits(settings),
+            limits=limits_of(settings),
             readiness=readiness,
             clock=now,
             new_id=lambda: str(uuid.uuid4()),
@@ -397,6 +408,8 @@ class Worker:
             signing=first,
             max_body_bytes=settings.api.max_body_bytes,
             slack=_slack_rules(settings, self._slack_users),
+            backtests=Backtester(connection, limits_of(settings), settings.kafka.group_id),
+            decisions=DecisionPorts(DecisionQueries(engine), CoverageReader(connection, definitions.catalog)),
         )
         runner = web.AppRunner(build_web(parts), access_log=None)
         await runner.setup()
@@ -411,18 +424,19 @@ class Worker:
         address: Any = runner.addresses[0]
         return int(address[1])
 
-    def _why_not_ready(self, agents: Agents, projecting: "asyncio.Task[None]") -> list[str]:
+    def _why_not_ready(self, agents: Agents, projecting: tuple["asyncio.Task[None]", ...]) -> list[str]:
         reasons = []
         if agents.failure.done():
             reasons.append(f"an agent failed: {agents.failure.result()!r}")
         if not self._recovered or agents.app.rebalancing:
             reasons.append("the tables are being recovered")
-        if projecting.done():
+        if any(one.done() for one in projecting):
             reasons.append("the projector has stopped")
         return reasons
 
 
-def _limits(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> Limits:
+    """The limits that are pinned into requests."""
     limits = settings.limits
     return Limits(
         max_concurrent_runbooks=limits.max_concurrent_runbooks,

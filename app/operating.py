@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.clients.kafka import Consumer
 from app.core.anomaly import Anomaly
+from app.core.answers import AnomalyAnswered
 from app.core.catalog import CHANGES, Change
 from app.core.commands import COMMANDS
 from app.core.decisions import ApprovalDecision
@@ -138,6 +139,7 @@ def schemas() -> dict[str, str]:
         "approval-decision.json": ApprovalDecision,
         "execution-event.json": EVENTS,
         "metric-sample.json": MetricSample,
+        "match-decision.json": AnomalyAnswered,
         "runbook-change.json": CHANGES,
         "runbook.json": Runbook,
         "step-command.json": COMMANDS,

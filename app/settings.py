@@ -60,9 +60,13 @@ class ApiSettings(Group):
 
 
 class HistorySettings(Group):
-    """The read model: an SQLAlchemy URL; None is an SQLite file in the data folder."""
+    """The read model: an SQLAlchemy URL; None is an SQLite file in the data folder.
+
+    decisions_kept_days: how long it is kept which runbook an anomaly started, and why others not, in days.
+    """
 
     url: SecretStr | None = None
+    decisions_kept_days: Annotated[float, Field(gt=0)] = 30.0
 
 
 class KubernetesSettings(Group):

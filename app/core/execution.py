@@ -54,6 +54,8 @@ ENDS: dict[Status, End] = {
 }
 """What an end says of the runbook; a person's no, or nobody's word, says neither."""
 
+SHADOW = "the runbook is a shadow: it is matched, and never carried out"
+
 StepStatus = Literal[
     "pending",  # a command is due
     "awaiting_approval",
@@ -292,8 +294,7 @@ class Execution(Frozen):
         """What the guards remember of it; None where they need not, as of what was skipped."""
         if not self.runbook.guarded or self.request.dry_run or self.status == Status.skipped:
             return None
-        keys = self.targets or (f"service/{self.service_id or '*'}",)
-        trace = Trace(runbook=self.runbook.name, keys=keys, at=self.request.at)
+        trace = Trace(runbook=self.runbook.name, keys=keys_of(self), at=self.request.at)
         if self.taken_up_again:
             assert self.rollback is not None
             return trace.ended(self.rollback.ended_before or self.request.at, "neither")
@@ -439,7 +440,7 @@ class Place(Frozen):
 
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
-    """A new execution: queued, or running at once when it is a dry run, or skipped while its runbook is paused."""
+    """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
     execution = Execution(
         request=event,
         run=offset,
@@ -448,9 +449,15 @@ def begin(event: ExecutionRequested, offset: int) -> Execution:
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )
-    if event.paused is not None:
-        return execution.now(status=Status.skipped, reason=event.paused, finished_at=event.at)
+    refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
+    if refusal is not None:
+        return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)
     return execution.now(targets=() if event.dry_run else targets_of(event.runbook, _known_at_request(event)))
+
+
+def keys_of(execution: Execution) -> tuple[str, ...]:
+    """What guards take it to be about: its targets, else its service."""
+    return execution.targets or (f"service/{execution.service_id or '*'}",)
 
 
 def variables_of(execution: Execution) -> JsonObject:

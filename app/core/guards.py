@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from app.core.model import Frozen, Instant
-from app.core.runbook import Runbook
+from app.core.runbook import CircuitBreaker, Runbook
 
 HOUR = timedelta(hours=1)
 FAILURES_KEPT = timedelta(hours=24)
+"""A failure counts so long, or as long as its breaker stays open: then it is forgotten, whoever still remembers it."""
+MAX_FAILURES = 1000  # a breaker counts at most 100
 Effect = Literal["start", "skip", "approve"]
 Guard = Literal["cooldown", "max_runs_per_hour", "circuit_breaker", "pause"]
 End = Literal["good", "bad", "neither"]
@@ -49,8 +51,12 @@ def kept_for(runbook: Runbook) -> timedelta:
     if runbook.max_runs_per_hour is not None:
         needed.append(HOUR)
     if runbook.circuit_breaker is not None:
-        needed.append(FAILURES_KEPT)
+        needed.append(_failures_kept(runbook.circuit_breaker))
     return max(needed)
+
+
+def _failures_kept(breaker: CircuitBreaker) -> timedelta:
+    return max(FAILURES_KEPT, timedelta(minutes=breaker.open_minutes))
 
 
 class RunbookRuns:
@@ -62,8 +68,7 @@ class RunbookRuns:
         self._at_work: dict[str, dict[str, None]] = {}
         self._last: dict[str, tuple[datetime, str]] = {}
         self._begun: deque[datetime] = deque()
-        self._failures = 0
-        self._failed_at: datetime | None = None
+        self._failed: deque[datetime] = deque(maxlen=MAX_FAILURES)
 
     def judge(self, runbook: Runbook, trace: Trace) -> Verdict:
         """Whether a run may start."""
@@ -90,10 +95,9 @@ class RunbookRuns:
         for key in trace.keys:
             self._last[key] = (trace.ended_at, execution_id)
         if trace.end == "bad":
-            self._failures += 1
-            self._failed_at = trace.ended_at
+            self._failed.append(trace.ended_at)
         elif trace.end == "good":
-            self._failures = 0
+            self._failed.clear()
 
     def withdraw(self, execution_id: str) -> bool:
         """A run does not count as live any more; whether it did."""
@@ -129,10 +133,14 @@ class RunbookRuns:
 
     def _broken(self, runbook: Runbook, trace: Trace) -> Verdict | None:
         breaker = runbook.circuit_breaker
-        if breaker is None or self._failed_at is None or self._failures < breaker.failures:
+        if breaker is None:
             return None
-        said = f"{self._failures} runs in a row failed, the last at {_told(self._failed_at)}"
-        until = self._failed_at + timedelta(minutes=breaker.open_minutes)
+        oldest = trace.at - _failures_kept(breaker)
+        failed = [at for at in self._failed if at > oldest]
+        if len(failed) < breaker.failures:
+            return None
+        said = f"{len(failed)} runs in a row failed, the last at {_told(failed[-1])}"
+        until = failed[-1] + timedelta(minutes=breaker.open_minutes)
         if trace.at < until:
             return _skip("circuit_breaker", f"{said}; one may try again at {_told(until)}")
         trial = next(iter(self._live), None)

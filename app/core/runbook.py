@@ -94,7 +94,8 @@ class Runbook(Frozen):
     """A named sequence of steps and what starts it.
 
     cooldown_seconds, max_runs_per_hour, when_exceeded, circuit_breaker: ``app.core.guards`` says what each means; they
-    bind what starts by itself, not what a person asks for.
+    bind what starts by itself, not what a person asks for. mode: a shadow is matched and recorded beside the active
+    ones, and never carried out, but for dry runs.
     """
 
     name: RunbookName
@@ -112,6 +113,7 @@ class Runbook(Frozen):
     max_runs_per_hour: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
     when_exceeded: Literal["skip", "approve"] = "skip"
     circuit_breaker: CircuitBreaker | None = None
+    mode: Literal["active", "shadow"] = "active"
 
     @model_validator(mode="after")
     def _exceeds_something(self) -> Self:

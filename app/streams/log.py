@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from aiokafka.structs import RecordMetadata
 
+from app.core.answers import AnomalyAnswered, write_answers
 from app.core.catalog import Change, change_key
 from app.core.commands import Command, write_command
 from app.core.decisions import ApprovalDecision
@@ -15,6 +16,7 @@ from app.streams.topics import (
     APPROVAL_DECISIONS,
     DEAD_LETTERS,
     EXECUTION_EVENTS,
+    MATCH_DECISIONS,
     RUNBOOK_DEFINITIONS,
 )
 
@@ -76,6 +78,10 @@ class Log:
         """Append an approval decision."""
         value = decision.model_dump_json().encode()
         return Recorded.at(await self._publisher.publish(APPROVAL_DECISIONS, value, key=decision.tenant.encode()))
+
+    async def send_answers(self, answered: AnomalyAnswered) -> Delivery:
+        """Keep what the candidate runbooks said of an anomaly."""
+        return await self._publisher.send(MATCH_DECISIONS, write_answers(answered), key=answered.tenant.encode())
 
     async def send_dead_letter(self, source: "Source", error: Exception) -> Delivery:
         """Put aside a record that cannot be read or acted on, with where it stood and why.

@@ -19,6 +19,7 @@ ANOMALY_EVENTS = "anomaly-events"
 EXECUTION_EVENTS = "execution-events"
 APPROVAL_DECISIONS = "approval-decisions"
 RUNBOOK_DEFINITIONS = "runbook-definitions"
+MATCH_DECISIONS = "match-decisions"
 DEAD_LETTERS = "dead-letters"
 METRIC_SAMPLES = "metric-samples"
 DAY_MS = 24 * 3600 * 1000

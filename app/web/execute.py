@@ -12,7 +12,7 @@ from pydantic import Field
 from app.core.catalog import Definition
 from app.core.errors import Problem, Refused
 from app.core.events import ExecutionRequested
-from app.core.execution import Execution, begin
+from app.core.execution import SHADOW, Execution, begin
 from app.core.ids import execution_id_for_key
 from app.core.matching import why_not
 from app.core.model import JsonObject, canonical, depth_of
@@ -108,9 +108,11 @@ async def _begin(parts: WebParts, caller: Caller, body: ExecuteBody, execution_i
 
 
 def _refuse_paused(parts: WebParts, event: ExecutionRequested) -> None:
-    """Raises ApiProblem with 409 while somebody keeps the runbook from starting; a dry run may always be."""
+    """Raises ApiProblem with 409 for a shadow, or while somebody keeps it from starting; a dry run may always be."""
     if event.dry_run:
         return
+    if event.runbook.mode == "shadow":
+        raise ApiProblem(409, f"'{event.runbook.name}' cannot be started, only dry run: {SHADOW}")
     named = event.context.get("service_id")
     service = named if isinstance(named, str) else None
     pause = parts.definitions.catalog.pauses.why_paused(event.tenant, event.runbook.name, service, event.at)

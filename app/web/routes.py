@@ -15,6 +15,8 @@ from app.web import (
     anomalies,
     answers,
     approvals,
+    backtests,
+    decisions,
     execute,
     executions,
     history,
@@ -127,6 +129,15 @@ DEFINITIONS = (
         {200: answers.Validation},
         Runbook,
     ),
+    Route(
+        "POST",
+        f"{_API}/runbooks/backtest",
+        "backtest",
+        ("viewer", "author"),
+        backtests.backtest,
+        {200: backtests.BacktestReport, 202: backtests.BacktestReport},
+        backtests.BacktestBody,
+    ),
     Route("GET", _RUNBOOK, "runbook", _VIEW, runbooks.show, {200: answers.DefinitionItem}),
     Route(
         "PUT",
@@ -146,6 +157,26 @@ PAUSES = (
     Route("GET", f"{_API}/pauses", "pauses", _VIEW, pauses.index, {200: answers.PauseList}),
     Route("PUT", _PAUSE, "pause", _OPERATE, pauses.put, {200: answers.PauseItem}, pauses.PauseBody),
     Route("DELETE", _PAUSE, "resume", _OPERATE, pauses.delete, {204: None}),
+)
+
+DECISIONS = (
+    Route(
+        "GET",
+        f"{_API}/anomalies/{{anomaly_id}}/decisions",
+        "decisions",
+        _VIEW,
+        decisions.decisions,
+        {200: decisions.AnomalyDecisions},
+    ),
+    Route(
+        "GET",
+        f"{_API}/coverage",
+        "coverage",
+        _VIEW,
+        decisions.coverage,
+        {200: decisions.Coverage},
+        query=decisions.PARAMETERS,
+    ),
 )
 
 INPUT = (
@@ -175,4 +206,4 @@ OPERATIONS = (
     Route("GET", "/openapi.json", "openapi", (), operations.openapi, {200: None}),
 )
 
-ROUTES = (*EXECUTIONS, *DEFINITIONS, *PAUSES, *INPUT, *OPERATIONS)
+ROUTES = (*EXECUTIONS, *DEFINITIONS, *PAUSES, *DECISIONS, *INPUT, *OPERATIONS)

@@ -223,3 +223,21 @@ class TestTraces:
 def test_a_policy_without_a_limit_is_refused():
     with pytest.raises(RunbookRefused, match="when_exceeded has no effect without max_runs_per_hour"):
         read_runbook({"name": "r", "steps": [slack()], "when_exceeded": "approve"})
+
+
+class TestForgetting:
+    def test_failures_count_for_a_day_whoever_still_remembers_them(self):
+        day = 24 * 3600
+        runs = (
+            Runs(circuit_breaker={"failures": 2, "open_minutes": 1})
+            .ran("x", 0, 10, "bad")
+            .ran("y", day, day + 11, "bad")
+        )
+        assert runs.asks(day + 20).effect == "start"
+        assert runs.ran("z", day + 30, day + 40, "bad").asks(day + 50).effect == "skip"
+
+    def test_a_breaker_that_stays_open_longer_keeps_them_as_long(self):
+        runbook_ = runbook(circuit_breaker={"failures": 1, "open_minutes": 2880})
+        assert kept_for(runbook_) == timedelta(days=2)
+        runs = Runs(circuit_breaker={"failures": 1, "open_minutes": 2880}).ran("x", 0, 10, "bad")
+        assert runs.asks(40 * 3600).effect == "skip"

@@ -658,3 +658,9 @@ def test_service_and_variables_of_a_manual_run():
 def test_the_runbooks_own_timeout_and_the_steps():
     book = runbook(slack(), slack(approval_timeout_minutes=2), approval_timeout_minutes=3)
     assert [book.approval_timeout_s(index) for index in (0, 1)] == [180, 120]
+
+
+def test_a_shadow_is_never_carried_out_but_for_dry_runs():
+    s = story(slack(), mode="shadow", by="ann")
+    assert (s.status, s.state.reason.startswith("the runbook is a shadow"), decide(s.state)) == ("skipped", True, ())
+    assert story(slack(), mode="shadow", dry_run=True).status == "running"

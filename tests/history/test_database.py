@@ -38,7 +38,7 @@ async def test_several_workers_open_an_empty_database_at_once(database_url):
     engines = await asyncio.gather(*(open_database(database_url) for _ in range(AT_ONCE)))
     for engine in engines:
         async with engine.connect() as connection:
-            assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0001"
+            assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0002_match_decisions"
         await engine.dispose()
 
 

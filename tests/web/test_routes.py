@@ -10,9 +10,10 @@ from app.web.openapi import describe
 from app.web.routes import ROUTES, Route
 
 GUARDED = [route for route in ROUTES if route.roles]
-FILLED = {"execution_id": "e", "name": "scale-out-payment-api"}
+FILLED = {"anomaly_id": "a", "execution_id": "e", "name": "scale-out-payment-api"}
 BODIES = {
     "execute": {"runbook_name": "scale-out-payment-api"},
+    "backtest": {"runbook": {"name": "r", "steps": [{"type": "slack", "channel": "#c", "message": "m"}]}},
     "decide": {"decision": "approve"},
     "resolve": {"outcome": "failed"},
     "put_runbook": {"steps": [{"type": "slack", "channel": "#c", "message": "m"}]},
