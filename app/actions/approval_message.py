@@ -16,7 +16,7 @@ from app.core.approval_card import ApprovalCard
 
 APPROVE, REJECT = "runbook_approve", "runbook_reject"
 REASON_VIEW, REASON_BLOCK, REASON_INPUT = "runbook_reject_reason", "reason", "text"
-MAX_LINE, MAX_LINE_BYTES, MAX_HEADER = 400, 560, 150
+MAX_LINE, MAX_LINE_BYTES, MAX_HEADER = 400, 460, 150  # six lines are in one section
 MAX_SECTION, MAX_BYTES = 2900, 3900
 MAX_VOTES = 12  # ten that agree and one that does not are the most there can be
 HALF_ENTITY = re.compile(r"&[a-z]*\Z")
