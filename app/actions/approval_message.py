@@ -34,7 +34,7 @@ def text_of(card: ApprovalCard, now: datetime, *, clickable: bool = True) -> str
     if card.state == "pending" and not clickable:
         last.insert(0, _other_way(card))
     end = escape("\n".join(["", *last]))
-    return _shortened(escape("\n".join(lines)), MAX_BYTES - len(end.encode()), MAX_BYTES) + end
+    return shortened(escape("\n".join(lines)), MAX_BYTES - len(end.encode()), MAX_BYTES) + end
 
 
 def blocks_of(card: ApprovalCard, now: datetime, *, clickable: bool = True) -> Blocks:
@@ -153,11 +153,11 @@ def _context(text: str) -> dict[str, Any]:
 
 def _quote(text: str) -> dict[str, Any]:
     quoted = "\n".join(f"> {line}" for line in escape(text).splitlines())
-    shown = _shortened(quoted, MAX_BYTES, MAX_SECTION)
+    shown = shortened(quoted, MAX_BYTES, MAX_SECTION)
     return {"type": "section", "text": {"type": "mrkdwn", "text": shown, "verbatim": True}}
 
 
-def _shortened(escaped: str, most_bytes: int, most: int) -> str:
+def shortened(escaped: str, most_bytes: int, most: int) -> str:
     """Escaped text with at most so many bytes and characters; never half of an entity."""
     if len(escaped) <= most and len(escaped.encode()) <= most_bytes:
         return escaped

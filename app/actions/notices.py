@@ -9,12 +9,15 @@ from datetime import datetime
 from typing import NamedTuple, assert_never
 
 from app.actions.approval_message import blocks_of, text_of
-from app.clients.slack import SlackClient, SlackMessage
+from app.actions.rollback_message import rollback_blocks, rollback_text
+from app.clients.slack import Blocks, SlackClient, SlackMessage
+from app.core.approval_card import ApprovalCard
 from app.core.commands import NoticeCommand
 from app.core.errors import ActionError, OutcomeUnknown, PermanentError, TemporaryError
 from app.core.events import ApprovalNoticed
 from app.core.notice_line import NoticeLine
 from app.core.people import SlackUsers
+from app.core.rollback_notice import RollbackCard
 
 PLACE = re.compile(r"#.+|[CGDU][A-Z0-9]{7,}")
 IDENTIFIER = re.compile(r"[CGD][A-Z0-9]{7,}")
@@ -116,8 +119,7 @@ class NoticeSender:
     async def _carried_out(self, command: NoticeCommand, line: NoticeLine) -> ApprovalNoticed | None:
         """What became of it; None where nothing was to be done."""
         at = self.now()
-        text = text_of(command.card, at, clickable=self.clickable)
-        blocks = blocks_of(command.card, at, clickable=self.clickable)
+        text, blocks = self._look_of(command.card, at)
         match line.deed(command, at):
             case "change":
                 place = SlackMessage(line.channel_id or "", line.ts or "")
@@ -135,6 +137,11 @@ class NoticeSender:
             case never:
                 assert_never(never)
         return self._event(command, channel_id=place.channel_id, ts=place.ts)
+
+    def _look_of(self, card: ApprovalCard | RollbackCard, at: datetime) -> tuple[str, Blocks]:
+        if isinstance(card, RollbackCard):
+            return rollback_text(card), rollback_blocks(card)
+        return text_of(card, at, clickable=self.clickable), blocks_of(card, at, clickable=self.clickable)
 
     def _channel(self, to: str) -> str:
         """Where a notice goes: a subject's direct messages, a channel as it is."""

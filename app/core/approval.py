@@ -8,7 +8,7 @@ from app.core.model import Frozen, Instant
 from app.core.planning import Prepared
 
 ApprovalState = Literal["pending", "approved", "rejected", "expired", "superseded", "withdrawn"]
-NoticeKind = Literal["ask", "remind", "escalate"]
+NoticeKind = Literal["ask", "remind", "escalate", "rollback"]
 
 
 class Vote(Frozen):

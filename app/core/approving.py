@@ -3,6 +3,7 @@
 Silence is never a yes, a decision counts for one plan only, and what does not count changes nothing.
 """
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from app.core.approval import Approval, Notice, Vote
@@ -12,6 +13,7 @@ from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
 from app.core.execution import Execution, Place, StepState
 from app.core.ids import message_id
 from app.core.planning import Prepared
+from app.core.rollback_notice import ABOUT_ROLLBACK, rollback_card, rollback_version, to_be_told
 from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
 from app.core.steps import SlackStep, Step
 
@@ -179,11 +181,21 @@ def next_request_time(approval: Approval) -> datetime:
 
 def on_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
     """A message was posted or changed, or could not be."""
+    if event.request == ABOUT_ROLLBACK:
+        return _on_rollback_noticed(execution, event)
     approval = next((one for one in execution.requests(event.step) if one.number == event.request), None)
     if approval is None or event.notice >= len(approval.notices):
         raise Stale("there is no such request")
     changed = approval.with_notice(event.notice, **_changes(approval.notices[event.notice], event))
     return Move("noticed", execution.with_request(event.step, changed))
+
+
+def _on_rollback_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
+    rollback = execution.rollback
+    if rollback is None or rollback.notice is None or event.notice != rollback.number:
+        raise Stale("there is no such message")
+    told = rollback.notice.now(**_changes(rollback.notice, event))
+    return Move("noticed", execution.now(rollback=rollback.model_copy(update={"notice": told})))
 
 
 def _changes(notice: Notice, event: ApprovalNoticed) -> dict[str, object]:
@@ -209,6 +221,35 @@ def _changes(notice: Notice, event: ApprovalNoticed) -> dict[str, object]:
 
 def notices_due(execution: Execution) -> tuple[NoticeCommand, ...]:
     """The messages that are to be posted or changed, of an execution that has ended too."""
+    return (*_rollback_notices(execution), *_request_notices(execution))
+
+
+def _rollback_notices(execution: Execution) -> Iterator[NoticeCommand]:
+    rollback = execution.rollback
+    if rollback is None or rollback.notice is None:
+        return
+    notice, version = rollback.notice, rollback_version(execution, rollback)
+    if to_be_told(execution, notice, version):
+        message = message_id(execution.execution_id, execution.run, 0, ABOUT_ROLLBACK, rollback.number)
+        yield NoticeCommand(
+            command_id=f"{message}/{version}{PLACED if notice.ts else ''}",
+            tenant=execution.tenant,
+            execution_id=execution.execution_id,
+            run=execution.run,
+            step_index=0,
+            request=ABOUT_ROLLBACK,
+            notice=rollback.number,
+            version=version,
+            to=notice.to,
+            channel_id=notice.channel_id,
+            ts=notice.ts,
+            thread_ts=None,
+            doubtful=notice.state == "unknown",
+            card=rollback_card(execution, rollback),
+        )
+
+
+def _request_notices(execution: Execution) -> tuple[NoticeCommand, ...]:
     return tuple(
         _notice_command(execution, index, approval, place)
         for index in range(len(execution.steps))

@@ -9,6 +9,7 @@ from app.core.events import Moment, Phase
 from app.core.ids import message_id
 from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Prepared
+from app.core.rollback_notice import RollbackCard
 from app.core.runbook import MetricCheck
 from app.core.steps import Step
 
@@ -84,7 +85,7 @@ class MetricCommand(Frozen):
 
 
 class NoticeCommand(Frozen):
-    """Post or change one message about a request for approval.
+    """Post or change one message about a request for approval, or about the rollback: its request is 0.
 
     request, notice: the number of the step's request, and the message's place among its notices. version: of the
     request, as the card shows it. to: a channel, or a subject who is told in person. channel_id, ts: where the message
@@ -106,7 +107,7 @@ class NoticeCommand(Frozen):
     channel_id: str | None
     ts: str | None
     thread_ts: str | None
-    card: ApprovalCard
+    card: ApprovalCard | RollbackCard
     doubtful: bool = False
 
     @property

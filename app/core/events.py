@@ -155,9 +155,10 @@ class ApprovalDecided(EventFields):
 
 
 class ApprovalNoticed(EventFields):
-    """A message about a request for approval was posted or changed, or could not be.
+    """A message about a request for approval, or about the rollback, was posted or changed, or could not be.
 
-    request: the number of the step's request. notice: the message's place among its notices. version: of the request,
+    request: the number of the step's request, 0 for the rollback. notice: the message's place among its notices, or the
+    number of the rollback. version: of the request,
     as the message shows it. error: why it could not be; channel_id and ts say where it stands when it could. unknown:
     Slack's answer was lost and nobody can look, so that the message may be there or not.
     """

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import JsonValue, model_validator
 
 from app.core.anomaly import TenantId
-from app.core.approval import Approval
+from app.core.approval import Approval, Notice
 from app.core.events import CommandEvent, ExecutionRequested
 from app.core.guards import Effect, End, Guard, Trace, kept_for
 from app.core.model import Frozen, Instant, JsonObject
@@ -143,7 +143,8 @@ class Rollback(Frozen):
 
     cause: failure of a step, a halt, what the metric check found or did not find, or a person's word. by: who asked
     for the rollback of an execution that had ended, None for one that began by itself; asked_at: when, and
-    ended_before: when it had ended.
+    ended_before: when it had ended. begun_at: None in a state from before it was kept. number: counts the rollbacks of
+    one execution. notice: the message that tells of it, None where the runbook and the settings name no place.
     """
 
     reason: str
@@ -152,6 +153,9 @@ class Rollback(Frozen):
     by: str | None = None
     asked_at: Instant | None = None
     ended_before: Instant | None = None
+    begun_at: Instant | None = None
+    number: int = 1
+    notice: Notice | None = None
 
     def pending(self) -> int | None:
         """The position of the step being taken back, None when all have ended."""

@@ -59,4 +59,4 @@ class NoticeLine(Frozen):
             return "change"
         if self.doubtful or self.lost:
             return "look"
-        return "post" if command.card.state == "pending" and at < command.card.deadline else "drop"
+        return "post" if command.card.may_be_posted(at) else "drop"

@@ -213,3 +213,20 @@ async def test_a_click_that_does_not_count_stands_in_the_log(worker, api, publis
     (event,) = await until(recorded)
     assert (event["by"], "is mapped to nobody" in event["refusal"]) == ("slack:T1/U9", True)
     assert (await api.waiting())["steps"][0]["approval"]["state"] == "pending"
+
+
+async def test_a_rollback_is_told_where_the_runbook_says(worker, api, publish, slack, stand_ins):
+    broken = {"type": "http", "url": "http://127.0.0.1:9/"}
+    scale = {key: value for key, value in SCALE.items() if "approv" not in key}
+    runbook = {**GUARDED, "steps": [scale, broken], "rollback_on_failure": True, "notify_channel": "#ops"}
+    await api.put_runbook(runbook)
+    await publish("anomaly-events", {**ANOMALY, "anomaly_id": "a"})
+    (item,) = await api.ended(1)
+    assert (item["status"], stand_ins.replicas) == ("rolled_back", {"production/payment-api": 3})
+
+    async def told():
+        return slack.posted("#ops")
+
+    (message,) = await until(told)
+    await reads(message, "⏪ Rolled back (done)")
+    assert "✅ step 1, Scale production/payment-api from 3 to 5: succeeded" in message.text
