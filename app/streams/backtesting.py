@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import orjson
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.clients.kafka import Consumer
 from app.core.anomaly import MAX_EVENT_BYTES, Position, anomaly_of
@@ -42,6 +42,7 @@ class Bounds(NamedTuple):
 UNBOUNDED = Bounds()
 ASKED = Bounds(seconds=20.0, records=1_000_000)
 AT_ONCE = 1
+COORDINATOR_S, COORDINATOR_RETRY_S = 15.0, 0.2
 
 
 class Progress(NamedTuple):
@@ -129,10 +130,23 @@ class Backtester:
         admin = AIOKafkaAdminClient(**self._connection.client_arguments())
         await admin.start()
         try:
-            found = await admin.list_consumer_group_offsets(self._group_id)
+            found = await self._committed(admin)
         finally:
             await admin.close()
         return {place: at.offset for place, at in found.items() if place.topic == ANOMALY_EVENTS and at.offset >= 0}
+
+    async def _committed(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Where the group is; a broker that has had no group yet takes a moment to begin with that."""
+        deadline = time.monotonic() + COORDINATOR_S
+        while True:
+            try:
+                found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(self._group_id)
+            except GroupCoordinatorNotAvailableError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(COORDINATOR_RETRY_S)
+            else:
+                return found
 
 
 class _Reading:

@@ -93,7 +93,8 @@ class AnomalyMatcher:
         definition = one.definition
         name, version = definition.name, definition.version
         if isinstance(one, Miss):
-            return RunbookAnswer(runbook=name, version=version, result="no_match", reason=shortened(one.reason))
+            reason = shortened(one.reason)
+            return RunbookAnswer(runbook=name, version=version, result="no_match", reason=reason)
         if request is None:
             return self._shadow(anomaly, definition, at)
         return RunbookAnswer(
