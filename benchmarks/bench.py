@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import statistics
 import sys
 import time
@@ -16,7 +17,6 @@ from aiohttp import web
 from app.development import make_token
 
 SECRET = "a secret of the benchmarks, long enough"
-PORT = 18099
 
 
 def shown(name: str, seconds: list[float]) -> dict[str, float]:
@@ -61,11 +61,14 @@ async def worker(
     servers: str, folder: Path, *, code: Path | None = None, **settings: str
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """A worker process, ready, and a client of its API with an admin's token; code: a checkout, None for this one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     environment = os.environ | {
         "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": servers,
         "RUNBOOKS_DATA_DIR": str(folder / "worker"),
         "RUNBOOKS_RUNBOOKS_DIR": str(folder / "none"),
-        "RUNBOOKS_API__PORT": str(PORT),
+        "RUNBOOKS_API__PORT": str(port),
         "RUNBOOKS_API__JWT_SECRET": SECRET,
         "RUNBOOKS_NETWORK__ALLOW_LOOPBACK": "true",
         **settings,
@@ -76,14 +79,15 @@ async def worker(
             sys.executable, "-m", "app.cli", "worker", env=environment, stderr=log, cwd=code
         )
     headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", headers=headers) as session:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
         await ready(session)
         memory = psutil.Process(process.pid).memory_info().rss / 1e6
         print(f"{'worker ready after':48} {time.monotonic() - begun:.2f} s, {memory:.0f} MB resident", flush=True)
         try:
             yield session
         except BaseException:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             raise
     print(f"{'worker afterwards':48} {psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB resident", flush=True)
     process.terminate()

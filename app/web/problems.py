@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from app.core.errors import Problem, RecordTooLarge, Refused, TemporaryError
 
@@ -88,6 +89,8 @@ async def problems_middleware(request: web.Request, handler: Handler) -> web.Str
         return ApiProblem(413, f"what this asks for cannot be recorded: {error}").response()
     except web.HTTPRequestEntityTooLarge:
         return ApiProblem(413, "the body is larger than this API takes").response()
+    except RequestPayloadError:
+        return ApiProblem(400, "the body is not what its Content-Encoding says").response()
     except web.HTTPException as error:
         return _of_router(request, error).response()
     except Exception:

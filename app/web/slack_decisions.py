@@ -14,12 +14,17 @@ from app.core.errors import TemporaryError
 from app.core.events import Decision
 from app.core.execution import Execution
 from app.core.people import SlackUsers
-from app.web.parts import HistoryPort, LogPort
+from app.web.parts import LogPort, ProjectionPort
 
 MAX_REFUSAL = 1024
-HISTORY_S, RECORD_S, BOUND_S, POLL_S = 0.5, 1.2, 0.8, 0.02
-"""Seconds for each part of an answer; together less than the three that Slack waits."""
-NOT_RECORDED = "Your decision is NOT recorded: {why}. Please look at the message, and try again or use the API."
+DECIDE_S, HISTORY_S = 2.5, 1.5
+"""Seconds until the person is answered, of the three that Slack waits, and what of them a lagging history may take."""
+NOT_RECORDED = "Your decision is NOT recorded: {why}. Please try again, or use the API."
+NOT_CONFIRMED = (
+    "Your decision is NOT confirmed: the log did not acknowledge it in time. It may have been recorded after all; the "
+    "message shows it then within a minute. If it does not, please try again, or use the API."
+)
+LAGS = "the history does not show yet what this message asks for"
 
 
 class Click(NamedTuple):
@@ -34,11 +39,11 @@ class Click(NamedTuple):
 class Answer(NamedTuple):
     """What became of a click.
 
-    recorded: whether the log has it. refusal: why it does not count, None when it was let through to the log's fold.
-    execution: as the history knew it, None when it did not.
+    recorded: whether the log has it, None when nobody knows. refusal: why it does not count, or is not recorded; None
+    when it was let through to the log's fold. execution: as the history knew it, None when it was not asked or did not.
     """
 
-    recorded: bool
+    recorded: bool | None
     decision: ApprovalDecision | None
     refusal: str | None
     execution: Execution | None
@@ -46,8 +51,10 @@ class Answer(NamedTuple):
     @property
     def told(self) -> str | None:
         """What only the person who clicked is told; None when the message itself will say it."""
+        if self.recorded is None:
+            return NOT_CONFIRMED
         if not self.recorded:
-            return NOT_RECORDED.format(why=self.refusal or "the log did not take it in time")
+            return NOT_RECORDED.format(why=self.refusal)
         return None if self.refusal is None else f"Your decision is recorded and does not count: {self.refusal}."
 
 
@@ -56,28 +63,36 @@ class SlackDecisions:
     """Records decisions for the people of a workspace."""
 
     log: LogPort
-    history: HistoryPort
+    projection: ProjectionPort
     users: SlackUsers
     clock: Callable[[], datetime]
     signing: tuple[str, bytes] | None
+    decide_s: float = DECIDE_S
+    history_s: float = HISTORY_S
 
     async def decide(self, click: Click, reference: RequestReference, decision: Decision, comment: str = "") -> Answer:
-        """Record a decision and say what became of it, in less than three seconds, however slow the rest is."""
+        """Record a decision and say what became of it, within decide_s seconds, however slow the rest is.
+
+        A history that lags is waited for history_s of them: what it does not know yet is no reason to refuse anybody.
+        """
+        ends = asyncio.get_running_loop().time() + self.decide_s
         if self.signing is None:
             return Answer(False, None, "no signing key is configured", None)
+        made, execution = self._decision(click, reference, decision, comment), None
+        if made.refusal is None:
+            execution = await self._judging(click, reference, made)
+            if execution is None:
+                return Answer(False, None, LAGS, None)
+            made = made.model_copy(update={"refusal": _why_not(execution, click, reference, made)})
+        if made.refusal is not None:
+            made = made.model_copy(update={"refusal": made.refusal[:MAX_REFUSAL]})
+        made = made.signed(*self.signing)
         try:
-            execution = await self._execution(click, reference)
-        except (TimeoutError, TemporaryError):
-            return Answer(False, None, "the history cannot be read at the moment", None)
-        made = self._decision(click, reference, decision, comment)
-        refusal = (made.refusal or _why_not(execution, click, reference, made) or "")[:MAX_REFUSAL] or None
-        made = made.model_copy(update={"refusal": refusal}).signed(*self.signing)
-        try:
-            async with asyncio.timeout(RECORD_S):
+            async with asyncio.timeout_at(ends):
                 await self.log.publish_decision(made)
         except (TimeoutError, TemporaryError):
-            return Answer(False, made, None, execution)
-        return Answer(True, made, refusal, execution)
+            return Answer(None, made, made.refusal, execution)
+        return Answer(True, made, made.refusal, execution)
 
     def refusal_of(self, click: Click, reference: RequestReference) -> str | None:
         """Why the person may decide nothing here; None when it may."""
@@ -106,16 +121,14 @@ class SlackDecisions:
             at=self.clock(),
         )
 
-    async def _execution(self, click: Click, reference: RequestReference) -> Execution | None:
-        """The execution as the history has it; a click that comes before its message is known there is waited for."""
-        deadline = asyncio.get_running_loop().time() + BOUND_S
-        while True:
-            async with asyncio.timeout(HISTORY_S):
-                found = await self.history.get(reference.tenant, reference.execution_id)
-            unknown = found is None or not _is_bound(found, click, reference)
-            if not unknown or asyncio.get_running_loop().time() >= deadline:
-                return found
-            await asyncio.sleep(POLL_S)
+    async def _judging(self, click: Click, reference: RequestReference, made: ApprovalDecision) -> Execution | None:
+        """The execution, once the history knows enough of it to judge the decision; None when that takes too long."""
+        return await self.projection.until(
+            reference.tenant,
+            reference.execution_id,
+            lambda execution: _is_judged(execution, click, reference, made),
+            self.history_s,
+        )
 
 
 def request_of(execution: Execution, reference: RequestReference) -> Approval | None:
@@ -125,23 +138,42 @@ def request_of(execution: Execution, reference: RequestReference) -> Approval | 
     return next((one for one in execution.requests(reference.step) if one.number == reference.request), None)
 
 
-def _is_bound(execution: Execution, click: Click, reference: RequestReference) -> bool:
-    """Whether the message that was clicked on is one that told of this very request."""
+def _is_judged(execution: Execution, click: Click, reference: RequestReference, made: ApprovalDecision) -> bool:
+    """Whether a decision can be judged by what the history knows: only what will not change any more makes a no."""
+    if execution.run != reference.run:
+        return execution.run > reference.run
     request = request_of(execution, reference)
-    if request is None or request.digest != reference.digest:
+    if request is None:
+        return reference.step >= len(execution.steps)
+    if not _is_bound(request, click, reference):
+        return request.digest != reference.digest or _tells_all(request, made.at)
+    overdue = request.state == "pending" and _is_over(request.escalate_at, made.at) and made.at < request.deadline
+    return not overdue or why_not_decided(execution, made.event(None)) is None
+
+
+def _tells_all(request: Approval, at: datetime) -> bool:
+    """Whether every message about the request that there may be by now is known, with its place."""
+    awaited = request.state == "pending" and any(_is_over(one, at) for one in (request.remind_at, request.escalate_at))
+    return not awaited and all(notice.ts is not None for notice in request.notices)
+
+
+def _is_over(moment: datetime | None, at: datetime) -> bool:
+    return moment is not None and moment <= at
+
+
+def _is_bound(request: Approval, click: Click, reference: RequestReference) -> bool:
+    """Whether the message that was clicked on is one that told of this very request."""
+    if request.digest != reference.digest:
         return False
     return any((notice.channel_id, notice.ts) == (click.channel_id, click.ts) for notice in request.notices)
 
 
-def _why_not(
-    execution: Execution | None, click: Click, reference: RequestReference, decision: ApprovalDecision
-) -> str | None:
-    if execution is None:
-        return "there is no such execution"
-    if not _is_bound(execution, click, reference):
-        return "this message is not the one that asked for it"
+def _why_not(execution: Execution, click: Click, reference: RequestReference, decision: ApprovalDecision) -> str | None:
+    if execution.run != reference.run:
+        return "it was given for an earlier run"
     request = request_of(execution, reference)
-    assert request is not None
+    if request is None or not _is_bound(request, click, reference):
+        return "this message is not the one that asked for it"
     if request.state != "pending":
         return request.ended
     return why_not_decided(execution, decision.event(None))

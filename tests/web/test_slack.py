@@ -222,19 +222,19 @@ async def test_a_request_pasted_onto_another_message_is_refused(desk, server):
     assert {desk.state(name).status for name in "ef"} == {"awaiting_approval"}
 
 
-async def test_where_the_log_takes_nothing_the_user_sees_that_nothing_is_recorded(desk, server):
+async def test_where_the_log_takes_nothing_the_user_sees_that_nothing_is_confirmed(desk, server):
     message = await desk.ask()
     desk.world.log.error = TemporaryError("Kafka is away")
     person = server.person("U1")
     delivery = await person.click(message, APPROVE)
     assert delivery.error is None
-    assert "Your decision is NOT recorded" in await whispered(person)
+    assert "Your decision is NOT confirmed" in await whispered(person)
     desk.world.log.error = None
     await person.click(message, APPROVE)
     assert desk.state().status == "running"
 
 
-async def test_a_rejection_that_is_not_recorded_keeps_its_dialog(desk, server):
+async def test_a_rejection_that_is_not_confirmed_keeps_its_dialog(desk, server):
     person = server.person("U2")
     await person.click(await desk.ask(), REJECT)
 
@@ -244,7 +244,7 @@ async def test_a_rejection_that_is_not_recorded_keeps_its_dialog(desk, server):
     (view,) = await until(opened)
     desk.world.log.error = TemporaryError("Kafka is away")
     await person.submit(view, {f"{REASON_BLOCK}/{REASON_INPUT}": "no"})
-    assert "NOT recorded" in view.errors[REASON_BLOCK]
+    assert "NOT confirmed" in view.errors[REASON_BLOCK]
     assert view.is_open
     assert desk.state().status == "awaiting_approval"
 
