@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from app.audit.verifying import Progress, Result, Sources, Verification
 from app.core.errors import RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
-from app.main import connection_of
 from app.settings import Settings
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
+from app.wiring import connection_of
 
 audit_cli = typer.Typer(no_args_is_help=True, help="Check the log, and what was made of it.")
 DIFFERENT, NOT_RUN = 1, 2

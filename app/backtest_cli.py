@@ -18,9 +18,9 @@ from app.calling import call
 from app.core.backtest_report import Question
 from app.core.errors import RunbooksError
 from app.core.model import Instant
-from app.main import DEFAULT_TENANT, connection_of, limits_of, read_definition
 from app.settings import KafkaSettings, Settings
 from app.streams.backtesting import Backtester, Progress
+from app.wiring import DEFAULT_TENANT, connection_of, limits_of, read_definition
 
 backtest_cli = typer.Typer()
 SPAN = re.compile(r"(\d{1,6})([smhd])")

@@ -20,11 +20,12 @@ from app.backtest_cli import backtest_cli
 from app.calling import call as _call
 from app.core.errors import RunbooksError
 from app.development import make_token, run, timeline
-from app.main import Worker, connection_of, read_definition, read_definitions
+from app.main import Worker
 from app.settings import Settings
 from app.step_worker import StepWorker
 from app.streams.structured_logs import configure_logging
 from app.streams.topics import ensure_topics, read_topics
+from app.wiring import connection_of, read_definition, read_definitions
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with topics.yaml, or create what is missing.")

@@ -7,14 +7,11 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
-import orjson
-import yaml
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,18 +19,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.actions.notices import NoticeSender
 from app.actions.runner import Runner
 from app.actions.scene import Clients
-from app.clients.http import HttpClient
-from app.clients.kubernetes import KubernetesClient
-from app.clients.network import NetworkPolicy, trust_in
 from app.clients.secrets import Secrets
-from app.clients.slack import SlackClient
-from app.clients.ssh import SshClient
 from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
-from app.core.errors import ConfigurationError, RunbookRefused
-from app.core.events import Limits
-from app.core.people import SlackUsers, read_slack_users
-from app.core.runbook import Runbook, read_runbook
+from app.core.errors import ConfigurationError
+from app.core.people import SlackUsers
 from app.history.database import open_database
 from app.history.decisions import DecisionQueries
 from app.history.ledger import LedgerProjection
@@ -43,13 +33,12 @@ from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
 from app.metric_readers import metric_reader
-from app.settings import KafkaSettings, Settings
+from app.settings import Settings
 from app.streams.advancing import Advancer
 from app.streams.app import (
     Agents,
     Executors,
     Parts,
-    StreamSettings,
     add_agents,
     add_executors,
     build_app,
@@ -73,80 +62,24 @@ from app.streams.tables import DeferredTable
 from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
 from app.web.app import build_web
-from app.web.parts import DecisionPorts, SlackRules, TokenRules, WebParts
+from app.web.parts import DecisionPorts, TokenRules, WebParts
+from app.wiring import (
+    DEFAULT_TENANT,
+    clients_of,
+    command_topics,
+    connection_of,
+    limits_of,
+    now,
+    read_definitions,
+    read_users,
+    signing_keys,
+    slack_rules,
+    stream_settings,
+)
 
-DEFAULT_TENANT = "default"
 SEED_SUBJECT = "runbooks folder"
 SEED_TIMEOUT_S = 30.0
 logger = logging.getLogger(__name__)
-
-
-def now() -> datetime:
-    """The wall clock, aware UTC."""
-    return datetime.now(UTC)
-
-
-def connection_of(kafka: KafkaSettings) -> KafkaConnection:
-    """How the settings say to reach Kafka.
-
-    Raises ConfigurationError when they name no broker.
-    """
-    if kafka.bootstrap_servers is None:
-        raise ConfigurationError("no Kafka broker is named: set RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS")
-    return KafkaConnection(
-        bootstrap_servers=kafka.bootstrap_servers,
-        protocol=kafka.security_protocol,
-        sasl_mechanism=kafka.sasl_mechanism,
-        username=kafka.sasl_username,
-        password=kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
-        ssl_ca_file=kafka.ssl_ca_file,
-    )
-
-
-def clients_of(settings: Settings, secrets: Secrets) -> Clients:
-    """The clients that the settings describe.
-
-    Raises ConfigurationError when the SSH inventory or the CA file is not as it must be.
-    """
-    network, slack, kubernetes = settings.network, settings.slack, settings.kubernetes
-    return Clients(
-        http=HttpClient(NetworkPolicy(network.allow_loopback, network.allow_private), trust=trust_in(network.ca_file)),
-        slack=SlackClient(slack.bot_token.get_secret_value() if slack.bot_token else None, slack.base_url),
-        kubernetes=KubernetesClient(
-            kubeconfig=kubernetes.kubeconfig,
-            context=kubernetes.context,
-            in_cluster=kubernetes.in_cluster,
-            timeout_s=kubernetes.request_timeout_s,
-        ),
-        secrets=secrets,
-        ssh=SshClient(settings.ssh.inventory),
-    )
-
-
-def read_definitions(folder: Path) -> list[Runbook]:
-    """The definitions in a folder's ``*.json``, ``*.yaml`` and ``*.yml`` files, by file name.
-
-    Raises ConfigurationError naming the file and every problem in it.
-    """
-    found = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".yaml", ".yml"})
-    return [read_definition(path) for path in found]
-
-
-def read_definition(path: Path) -> Runbook:
-    """The definition in one JSON or YAML file.
-
-    Raises ConfigurationError naming the file and every problem in it.
-    """
-    try:
-        text = path.read_text()
-        content = orjson.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        if not isinstance(content, dict):
-            raise ConfigurationError(f"{path}: must be an object with the fields of a runbook")
-        return read_runbook(content)
-    except RunbookRefused as error:
-        raise ConfigurationError("\n".join(f"{path}: {problem}" for problem in error.problems)) from error
-    except (OSError, orjson.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,22 +116,6 @@ async def metric_agents(
     return checker, SampleInspector(log, figures)
 
 
-def stream_settings(settings: Settings, group_id: str, partitions: int) -> StreamSettings:
-    """What Faust needs to know."""
-    return StreamSettings(
-        group_id=group_id,
-        data_dir=settings.data_dir / "faust",
-        store=settings.worker.store,
-        session_timeout_s=settings.worker.session_timeout_s,
-        partitions=partitions,
-    )
-
-
-def command_topics(settings: Settings) -> list[str]:
-    """The topics of the commands that this worker carries out."""
-    return [f"step-commands.{kind}" for kind in sorted(settings.worker.kinds)]
-
-
 def executors_of(
     settings: Settings, clients: Clients, users: SlackUsers, ledger: Ledger, log: Log, figures: Figures
 ) -> Executors:
@@ -212,7 +129,7 @@ def executors_of(
         now=now,
         monotonic=time.monotonic,
     )
-    clickable = _slack_rules(settings, users) is not None
+    clickable = slack_rules(settings, users) is not None
     notices = NoticeSender(clients.slack, users, now, clickable, channels=ledger.channels)
     steps = (
         StepExecutor(kind, runner, ledger, log, figures, concurrency=worker.concurrency, notices=notices)
@@ -347,9 +264,7 @@ class Worker:
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, limits_of(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),
-            recorder=ApprovalRecorder(
-                log, _signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic
-            ),
+            recorder=ApprovalRecorder(log, signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic),
         )
         ledger = Ledger(ledger_table, publisher, incarnation)
         executors = executors_of(settings, clients, self._slack_users, ledger, log, figures)
@@ -382,7 +297,7 @@ class Worker:
     ) -> int:
         settings = self._settings
         connection = connection_of(settings.kafka)
-        keys = _signing_keys(settings)
+        keys = signing_keys(settings)
         first = next(iter(keys.items()), None)
         secret = settings.api.jwt_secret
         if secret is None and settings.api.jwks_url is None:
@@ -407,7 +322,7 @@ class Worker:
             registry=self._registry,
             signing=first,
             max_body_bytes=settings.api.max_body_bytes,
-            slack=_slack_rules(settings, self._slack_users),
+            slack=slack_rules(settings, self._slack_users),
             backtests=Backtester(connection, limits_of(settings), settings.kafka.group_id),
             decisions=DecisionPorts(DecisionQueries(engine), CoverageReader(connection, definitions.catalog)),
         )
@@ -433,54 +348,6 @@ class Worker:
         if any(one.done() for one in projecting):
             reasons.append("the projector has stopped")
         return reasons
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The limits that are pinned into requests."""
-    limits = settings.limits
-    return Limits(
-        max_concurrent_runbooks=limits.max_concurrent_runbooks,
-        dedup_window_s=limits.dedup_window_s,
-        approval_channel=settings.slack.approval_channel,
-    )
-
-
-def _slack_rules(settings: Settings, users: SlackUsers) -> SlackRules | None:
-    """How people may answer in Slack; None where they may not."""
-    slack = settings.slack
-    if slack.bot_token is None or (slack.signing_secret is None and slack.app_token is None):
-        return None
-    return SlackRules(
-        users=users,
-        bot_token=slack.bot_token.get_secret_value(),
-        base_url=slack.base_url,
-        signing_secret=slack.signing_secret.get_secret_value() if slack.signing_secret else None,
-        app_token=slack.app_token.get_secret_value() if slack.app_token else None,
-    )
-
-
-def read_users(path: Path | None) -> SlackUsers:
-    """Who Slack's people are; nobody where no file is named. Raises ConfigurationError."""
-    if path is None:
-        return SlackUsers()
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path}: must be an object with the field users")
-    return read_slack_users(content, str(path))
-
-
-def _signing_keys(settings: Settings) -> Mapping[str, bytes]:
-    """The configured keys; without any, one derived from the API's secret, so that one worker can approve."""
-    given = settings.approvals.signing_keys
-    if given:
-        return {name: key.get_secret_value().encode() for name, key in given.items()}
-    secret = settings.api.jwt_secret
-    if secret is None:
-        return {}
-    return {"api": b"approval decisions\x00" + secret.get_secret_value().encode()}
 
 
 async def _cancelled(task: "asyncio.Task[None]") -> None:

@@ -12,17 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from app.clients.secrets import Secrets
 from app.core.errors import ConfigurationError
-from app.main import (
-    Running,
-    clients_of,
-    command_topics,
-    connection_of,
-    executors_of,
-    metric_agents,
-    read_users,
-    start_streams,
-    stream_settings,
-)
+from app.main import Running, executors_of, metric_agents, start_streams
 from app.settings import Settings
 from app.streams.app import Agents, add_executors, build_app, declare_table
 from app.streams.figures import Figures
@@ -32,6 +22,7 @@ from app.streams.log import Log
 from app.streams.publisher import Publisher
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.web.app import build_probes
+from app.wiring import clients_of, command_topics, connection_of, read_users, stream_settings
 
 TABLE = "step_ledger"
 

@@ -4,12 +4,12 @@ from pydantic import ValidationError
 
 from app.actions.metric_reading import PrometheusReader
 from app.core.errors import ConfigurationError
-from app.main import now
 from app.metric_readers import metric_reader
 from app.settings import MetricSettings, Settings
 from app.streams.connection import KafkaConnection
 from app.streams.figures import Figures
 from app.streams.metric_samples import SampleReader
+from app.wiring import now
 
 
 async def read_by(**fields):

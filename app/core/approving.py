@@ -10,10 +10,11 @@ from app.core.approval import Approval, Notice, Vote
 from app.core.approval_card import card_of, difference
 from app.core.commands import PLACED, NoticeCommand
 from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
-from app.core.execution import Execution, Place, StepState
+from app.core.execution import Execution, Place
 from app.core.ids import message_id
 from app.core.planning import Prepared
 from app.core.rollback_notice import ABOUT_ROLLBACK, rollback_card, rollback_version, to_be_told
+from app.core.step_state import StepState
 from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
 from app.core.steps import SlackStep, Step
 

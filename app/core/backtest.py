@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from app.core.anomaly import Anomaly
 from app.core.catalog import Definition
 from app.core.events import Event, ExecutionRequested, Limits
-from app.core.execution import ENDS, Execution, Marker, StartVerdict, Status, begin
+from app.core.execution import ENDS, Execution, Marker, Status, begin
 from app.core.guards import Effect, Guard, RunbookRuns, Verdict
 from app.core.ids import execution_id_for_anomaly
 from app.core.lifecycle import evolve
@@ -24,6 +24,7 @@ from app.core.matching import why_not
 from app.core.occupancy import Occupancy
 from app.core.pauses import PauseEnded, PausePut, Pauses
 from app.core.runbook import Runbook
+from app.core.step_state import StartVerdict
 
 KEPT_LONGER = timedelta(hours=1)
 """Like the live table's: what has ended is kept a little longer than its window."""

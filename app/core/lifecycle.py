@@ -39,8 +39,9 @@ from app.core.events import (
     StepStarted,
     TimerFired,
 )
-from app.core.execution import Execution, Marker, Place, StartVerdict, Status, StepState, begin, variables_of
+from app.core.execution import Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
+from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
     Stale,

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from app.core.approval import Notice
-from app.core.execution import Execution, Rollback, RollbackCause, RollbackStep, StepState
+from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.planning import Inverse
+from app.core.step_state import Rollback, RollbackCause, RollbackStep, StepState
 from app.core.steps import Step
 
 ROLLBACK_ATTEMPTS = 12

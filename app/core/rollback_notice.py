@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Literal
 
 from app.core.approval import Notice
-from app.core.execution import Execution, Rollback, RollbackCause
+from app.core.execution import Execution
 from app.core.model import Frozen, Instant
 from app.core.rollback import rollback_status
+from app.core.step_state import Rollback, RollbackCause
 
 ABOUT_ROLLBACK = 0
 """The request number of a message that is about no request; those of approvals count from 1."""

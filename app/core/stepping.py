@@ -17,9 +17,10 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
 )
-from app.core.execution import Execution, Place, RollbackCause, RollbackStep, StepState, Verification
+from app.core.execution import Execution, Place
 from app.core.planning import ActionFailure, Outcome
 from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, begun_rollback, derive_rollback, without_dependents
+from app.core.step_state import RollbackCause, RollbackStep, StepState, Verification
 from app.core.transitions import Signal
 
 UNKNOWN_ATTEMPTS = 3

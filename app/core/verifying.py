@@ -10,9 +10,10 @@ from typing import assert_never
 
 from app.core.commands import Command, MetricCommand, StepCommand
 from app.core.events import MetricChecked
-from app.core.execution import Execution, Reading, Verification
+from app.core.execution import Execution
 from app.core.ids import command_id
 from app.core.runbook import MetricCheck
+from app.core.step_state import Reading, Verification
 from app.core.stepping import Move, Stale, begin_rollback
 
 CHECK_LEASE = timedelta(seconds=60)

@@ -5,9 +5,10 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from app.core.approval import Approval
-from app.core.execution import Execution, Reading, RollbackStep, Status, StepState
+from app.core.execution import Execution, Status
 from app.core.planning import Prepared
 from app.core.rollback import rollback_status
+from app.core.step_state import Reading, RollbackStep, StepState
 
 
 class Shown(BaseModel):

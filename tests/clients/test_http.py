@@ -14,8 +14,8 @@ from app.clients.network import NetworkPolicy, trust_in
 from app.clients.secrets import Secrets
 from app.core.errors import ConfigurationError, OutcomeUnknown, PermanentError, TemporaryError
 from app.core.planning import OUTPUT_LIMIT, Outcome
-from app.main import clients_of
 from app.settings import NetworkSettings, Settings
+from app.wiring import clients_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

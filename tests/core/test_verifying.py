@@ -6,9 +6,9 @@ import pytest
 from building import T0, Story, runbook, scale, slack, story
 
 from app.core.errors import RunbookRefused
-from app.core.execution import Reading
 from app.core.lifecycle import decide, wake_at
 from app.core.runbook import MetricCheck
+from app.core.step_state import Reading
 
 MINUTE = 60
 CHECK = {"metric_name": "cpu", "check_after_minutes": 5, "rollback_if_value_exceeds": 90.0}
