@@ -54,3 +54,10 @@ def test_what_nobody_can_decide_any_more_is_not_asked():
 def test_a_post_that_is_found_is_in_no_doubt_and_shows_nothing_known():
     found = NoticeLine(doubtful=True, lost=True).placed("C1", "1.5")
     assert (found.doubtful, found.lost, found.shown) == (False, False, -1)
+
+
+def test_a_newer_command_that_waits_and_those_that_there_may_be_before_it():
+    closing = asked_for(ended=True)
+    assert NoticeLine().expecting(closing).newest == 1
+    message = "e/1/0/notice-1-0"
+    assert closing.before == ((0, f"{message}/0"), (0, f"{message}/0/placed"), (1, f"{message}/1/placed"))

@@ -215,7 +215,7 @@ class TestMessagesOfApprovals:
             await bench.read(event)
         await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
         names = [command.command_id for command in bench.log.commands[2:]]
-        assert names == ["e/1/0/apply/1", "e/1/0/notice-1-0/2"]
+        assert names == ["e/1/0/apply/1", "e/1/0/notice-1-0/2/placed"]
 
     async def test_recovered_what_is_not_posted_yet_is_asked_for_again(self, bench):
         s = story(self.GUARDED).prepared()
@@ -223,6 +223,13 @@ class TestMessagesOfApprovals:
         bench.advancer.recover({0})
         await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
         assert [command.command_id for command in bench.log.commands] == ["e/1/0/notice-1-0/0"]
+
+    async def test_the_end_is_sent_to_a_message_whose_place_is_not_known_yet(self, bench):
+        s = await self.asked(bench)
+        await bench.read(s.cancel().events[-1])
+        last = bench.log.commands[-1]
+        assert (last.command_id, last.ts, last.card.state) == ("e/1/0/notice-1-0/1", None, "withdrawn")
+        assert "marker" in bench.table["e"]
 
     async def test_the_last_change_is_on_the_broker_before_the_execution_is_forgotten(self, bench):
         s = await self.asked(bench)
@@ -244,7 +251,7 @@ class TestMessagesOfApprovals:
         reading = asyncio.create_task(bench.read(s.decided("reject").events[-1]))
 
         async def commanded():
-            return bench.log.commands[-1].command_id == "e/1/0/notice-1-0/2"
+            return bench.log.commands[-1].command_id == "e/1/0/notice-1-0/2/placed"
 
         await until(commanded)
         assert (reading.done(), sent) == (False, [])
