@@ -26,7 +26,7 @@ from app.core.execution import Execution
 from app.core.lifecycle import decide, evolve
 from app.core.planning import Prepared
 from app.history.items import item_of
-from app.history.queries import HistoryFilter, Page
+from app.history.queries import HistoryFilter, Page, WaitingPage
 
 
 class RecordedAt(NamedTuple):
@@ -58,9 +58,11 @@ class FakeHistory:
         following = str(int(cursor or 0) + limit) if len(mine) > limit else None
         return Page([item_of(one) for one in mine[:limit]], following)
 
-    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
-        mine = [one for one in self.executions.values() if one.tenant == tenant and one.status == "awaiting_approval"]
-        return mine[:at_most], len(mine) <= at_most
+    async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
+        mine = [one for one in self.executions.values() if one.tenant == tenant and one.waiting is not None]
+        mine = sorted(mine, key=lambda one: one.waiting.deadline)[int(cursor or 0) :]
+        following = str(int(cursor or 0) + limit) if len(mine) > limit else None
+        return WaitingPage(mine[:limit], following)
 
     async def in_the_way(self, execution: Execution) -> Execution | None:
         return next((one for one in self.executions.values() if one.is_in_the_way_of(execution)), None)

@@ -193,6 +193,12 @@ class Execution(Frozen):
             return None if pending is None else Place(rolling_back=True, index=pending)
         return Place(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
 
+    @property
+    def waiting(self) -> Approval | None:
+        """The request for approval that it waits for; None when it waits for none."""
+        place = self.standing if self.status == Status.awaiting_approval else None
+        return place.step(self).approval if place else None
+
     def requests(self, index: int) -> tuple[Approval, ...]:
         """All requests for approval about a forward step: to apply it, then to take it back."""
         back = (step.requests for step in (self.rollback.steps if self.rollback else ()) if step.index == index)

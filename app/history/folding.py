@@ -62,6 +62,7 @@ def row_of(execution: Execution, partition: int) -> dict[str, Any]:
         "requested_us": microseconds(request.at),
         "started_us": _microseconds(execution.started_at),
         "finished_us": _microseconds(execution.finished_at),
+        "waits_until_us": _microseconds(execution.waiting.deadline if execution.waiting else None),
         "last_offset": execution.last_offset,
         "state": execution.model_dump_json(),
     }

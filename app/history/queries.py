@@ -3,10 +3,10 @@
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -24,6 +24,8 @@ NOT_OURS = Problem("cursor", "is not a cursor of this API: use next_cursor as it
 
 ORDER = (EXECUTIONS.c.requested_us, EXECUTIONS.c.execution_id, EXECUTIONS.c.run)
 """What tells any two rows of a tenant apart; pages go down it."""
+WAITING_ORDER = (EXECUTIONS.c.waits_until_us, EXECUTIONS.c.execution_id, EXECUTIONS.c.run)
+"""The same for those that wait for approval; pages go up it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,13 @@ class Page(NamedTuple):
     """Items, newest first, and the cursor of the next page; None after the last."""
 
     items: list[HistoryItem]
+    next_cursor: str | None
+
+
+class WaitingPage(NamedTuple):
+    """Executions that wait, the nearest deadline first, and the cursor of the next page; None after the last."""
+
+    executions: list[Execution]
     next_cursor: str | None
 
 
@@ -71,9 +80,7 @@ class HistoryQueries:
             table.tenant == tenant, *_clauses(wanted)
         )
         if cursor is not None:
-            given = zip(ORDER, _read_cursor(cursor), strict=True)
-            after = sa.tuple_(*(sa.literal(part, column.type) for column, part in given))
-            query = query.where(sa.tuple_(*ORDER) < after)
+            query = query.where(sa.tuple_(*ORDER) < _place(ORDER, cursor))
         query = query.order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
         async with self._reading() as connection:
             rows = (await connection.execute(query)).all()
@@ -93,18 +100,21 @@ class HistoryQueries:
             state = (await connection.execute(query)).scalar()
         return None if state is None else Execution.model_validate_json(state)
 
-    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
-        """The executions that wait for approval, the one with the nearest deadline first, and whether these are all."""
-        query = (
-            sa.select(EXECUTIONS.c.state)
-            .where(EXECUTIONS.c.tenant == tenant, EXECUTIONS.c.status == Status.awaiting_approval.value)
-            .order_by(*(column.desc() for column in ORDER))
-            .limit(at_most + 1)
-        )
+    async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
+        """One page of the executions that wait for approval, the one with the nearest deadline first.
+
+        Raises Refused when the cursor is not one of ours.
+        """
+        columns = (*WAITING_ORDER, EXECUTIONS.c.state)
+        query = sa.select(*columns).where(EXECUTIONS.c.tenant == tenant, EXECUTIONS.c.waits_until_us.is_not(None))
+        if cursor is not None:
+            query = query.where(sa.tuple_(*WAITING_ORDER) > _place(WAITING_ORDER, cursor))
+        query = query.order_by(*WAITING_ORDER).limit(limit + 1)
         async with self._reading() as connection:
-            states = (await connection.execute(query)).scalars().all()
-        found = [Execution.model_validate_json(state) for state in states[:at_most]]
-        return sorted(found, key=_deadline), len(states) <= at_most
+            rows = (await connection.execute(query)).all()
+        last = rows[limit - 1] if len(rows) > limit else None
+        following = None if last is None else _write_cursor(last.waits_until_us, last.execution_id, last.run)
+        return WaitingPage([Execution.model_validate_json(row.state) for row in rows[:limit]], following)
 
     async def in_the_way(self, execution: Execution) -> Execution | None:
         """Who holds a target that an execution waits for, or waits for it longer; None when nobody is known to."""
@@ -133,13 +143,6 @@ class HistoryQueries:
             return {row.status: row[1] for row in await connection.execute(query)}
 
 
-def _deadline(execution: Execution) -> datetime:
-    place = execution.standing
-    approval = place.step(execution).approval if place else None
-    assert approval is not None
-    return approval.deadline
-
-
 def _clauses(wanted: HistoryFilter) -> Iterator[sa.ColumnElement[bool]]:
     table = EXECUTIONS.c
     texts = ((table.service_id, wanted.service_id), (table.runbook_name, wanted.runbook_name))
@@ -152,6 +155,12 @@ def _clauses(wanted: HistoryFilter) -> Iterator[sa.ColumnElement[bool]]:
         yield table.requested_us >= microseconds(wanted.since)
     if wanted.until is not None:
         yield table.requested_us < microseconds(wanted.until)
+
+
+def _place(order: Sequence[sa.Column[Any]], cursor: str) -> sa.Tuple:
+    """The place in an order where the page before ended."""
+    given = zip(order, _read_cursor(cursor), strict=True)
+    return sa.tuple_(*(sa.literal(part, column.type) for column, part in given))
 
 
 def _write_cursor(*place: object) -> str:

@@ -1,7 +1,8 @@
 """The tables: one row a run of an execution, and how far each partition of the log has been folded.
 
 Times are microseconds since the epoch, so that they order and compare the same on every database. The column
-``state`` is the truth; the others are for finding it.
+``state`` is the truth; the others are for finding it. ``waits_until_us`` is the deadline of the request for approval
+that waits, NULL where none does.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ EXECUTIONS = sa.Table(
     sa.Column("requested_us", sa.BigInteger, nullable=False),
     sa.Column("started_us", sa.BigInteger),
     sa.Column("finished_us", sa.BigInteger),
+    sa.Column("waits_until_us", sa.BigInteger),
     sa.Column("last_offset", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Index("executions_by_time", "tenant", "requested_us", "execution_id", "run"),
@@ -37,6 +39,7 @@ EXECUTIONS = sa.Table(
     sa.Index("executions_by_runbook", "tenant", "runbook_name", "requested_us", "execution_id", "run"),
     sa.Index("executions_by_status", "tenant", "status", "requested_us", "execution_id", "run"),
     sa.Index("executions_live", "partition", "terminal"),
+    sa.Index("executions_waiting", "tenant", "waits_until_us", "execution_id", "run"),
 )
 
 MATCH_DECISIONS = sa.Table(

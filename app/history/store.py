@@ -11,7 +11,7 @@ from app.core.execution import Execution
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
-CHANGING = ("status", "terminal", "started_us", "finished_us", "last_offset", "state")
+CHANGING = ("status", "terminal", "started_us", "finished_us", "waits_until_us", "last_offset", "state")
 
 
 class OffsetMoved(Exception):

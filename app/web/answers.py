@@ -134,7 +134,10 @@ def _planned(execution: Execution, index: int) -> PlannedStep:
 
 
 class WaitingApproval(Shown):
-    """A request for approval that waits, and whether the caller may decide it; why_not says why not."""
+    """A request for approval that waits, and whether the caller may decide it; why_not says why not.
+
+    params: what the step would be carried out with, secrets by name.
+    """
 
     execution_id: str
     runbook_name: str
@@ -145,6 +148,7 @@ class WaitingApproval(Shown):
     type: str
     action: str
     plan: PlanItem
+    params: JsonObject
     summary: str
     undo: str
     approvers: list[str]
@@ -156,11 +160,11 @@ class WaitingApproval(Shown):
     @classmethod
     def of(cls, execution: Execution, why_not: str | None) -> Self:
         """Of an execution whose step waits for approval."""
-        place = execution.standing
+        place, approval = execution.standing, execution.waiting
         assert place is not None
-        index, approval = place.forward(execution), place.step(execution).approval
-        step = execution.runbook.steps[index]
         assert approval is not None
+        index = place.forward(execution)
+        step = execution.runbook.steps[index]
         return cls(
             execution_id=execution.execution_id,
             runbook_name=execution.runbook.name,
@@ -171,6 +175,7 @@ class WaitingApproval(Shown):
             type=step.type,
             action=step.action,
             plan=plan_item(approval.plan),
+            params=approval.plan.params,
             summary=approval.plan.summary,
             undo=TAKES_BACK if place.rolling_back else undo_of(step, approval.plan),
             approvers=list(step.approvers),
@@ -182,10 +187,10 @@ class WaitingApproval(Shown):
 
 
 class WaitingList(Shown):
-    """Requests that wait, the one with the nearest deadline first; complete is false when there are more."""
+    """Requests that wait, the one with the nearest deadline first; next_cursor is None on the last page."""
 
     items: list[WaitingApproval]
-    complete: bool
+    next_cursor: str | None
 
 
 class WaitsFor(Shown):

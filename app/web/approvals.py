@@ -9,16 +9,23 @@ from app.core.decisions import ApprovalDecision
 from app.core.events import ApprovalDecided, Decision
 from app.core.execution import Execution, Status
 from app.core.lifecycle import why_not_decided
+from app.history.queries import MAX_LIMIT, WaitingPage
 from app.web.answers import Decided, DecisionRecorded, WaitingApproval, WaitingList, request_decided
 from app.web.auth import Caller, caller_of
 from app.web.executions import Comment, known_execution
 from app.web.parts import WebParts, parts_of
 from app.web.problems import ApiProblem
-from app.web.reading import Body, answer, read_body, read_query, truth
+from app.web.reading import Body, answer, read_body, read_query, truth, whole_number
 
-MAX_WAITING = 500
+DEFAULT_LIMIT = 50
+MAX_PAGES = 5  # looked through for the first request that is the caller's
 MAX_REFUSAL = 1024
-PARAMETERS = {"all": {"type": "boolean", "default": False}}
+PARAMETERS = {
+    "all": {"type": "boolean", "default": False},
+    "execution_id": {"type": "string"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    "cursor": {"type": "string"},
+}
 
 
 class ApprovalBody(Body):
@@ -39,10 +46,20 @@ async def waiting(request: web.Request) -> web.Response:
     parts, caller = parts_of(request), caller_of(request)
     given = read_query(request, PARAMETERS)
     everything = truth("all", given["all"]) if "all" in given else False
-    found, complete = await parts.history.waiting(caller.tenant, MAX_WAITING)
-    items = [_waiting(execution, caller, parts) for execution in found]
-    mine = [item for item in items if item.may_decide or everything]
-    return answer(WaitingList(items=mine, complete=complete))
+    limit = whole_number("limit", given.get("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
+    items: list[WaitingApproval] = []
+    if "execution_id" in given:
+        found = await parts.history.get(caller.tenant, given["execution_id"])
+        page = WaitingPage([] if found is None or found.waiting is None else [found], None)
+    else:
+        page = await parts.history.waiting(caller.tenant, limit=limit, cursor=given.get("cursor"))
+    for _ in range(MAX_PAGES):
+        listed = [_waiting(execution, caller, parts) for execution in page.executions]
+        items = [item for item in listed if item.may_decide or everything]
+        if items or page.next_cursor is None:
+            break
+        page = await parts.history.waiting(caller.tenant, limit=limit, cursor=page.next_cursor)
+    return answer(WaitingList(items=items, next_cursor=page.next_cursor))
 
 
 def _waiting(execution: Execution, caller: Caller, parts: WebParts) -> WaitingApproval:

@@ -19,7 +19,7 @@ from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.people import SlackUsers
 from app.history.decisions import Answered, Unhandled
-from app.history.queries import HistoryFilter, Page
+from app.history.queries import HistoryFilter, Page, WaitingPage
 
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
@@ -75,8 +75,8 @@ class HistoryPort(Protocol):
     async def in_the_way(self, execution: Execution) -> Execution | None:
         """Who holds a target that an execution waits for; None when nobody is known to."""
 
-    async def waiting(self, tenant: str, at_most: int) -> tuple[list[Execution], bool]:
-        """The executions that wait for approval, and whether these are all."""
+    async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
+        """One page of those that wait for approval; raises Refused when the cursor is not one of ours."""
 
 
 class TrailPort(Protocol):

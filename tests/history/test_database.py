@@ -4,12 +4,18 @@ import asyncio
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from building import T0, plan, scale, story
 
 from app.core.errors import ConfigurationError
 from app.history.database import migrate, open_database
-from app.history.schema import MAX_SEARCHED, METADATA, searchable
+from app.history.folding import row_of
+from app.history.schema import MAX_SEARCHED, METADATA, microseconds, searchable
+from app.history.store import Store
 
 AT_ONCE = 6
 
@@ -34,11 +40,17 @@ async def test_the_comparison_would_see_a_missing_column(engine):
         assert [change[0] for change in await connection.run_sync(difference)] == ["add_column"]
 
 
+def newest():
+    configuration = Config()
+    configuration.set_main_option("script_location", "app.history:migrations")
+    return ScriptDirectory.from_config(configuration).get_current_head()
+
+
 async def test_several_workers_open_an_empty_database_at_once(database_url):
     engines = await asyncio.gather(*(open_database(database_url) for _ in range(AT_ONCE)))
     for engine in engines:
         async with engine.connect() as connection:
-            assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0002_match_decisions"
+            assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == newest()
         await engine.dispose()
 
 
@@ -50,6 +62,40 @@ async def test_migrating_again_keeps_what_is_there(engine, new_log, project, rea
     rows, offsets = await read_rows(engine)
     assert [row["execution_id"] for row in rows] == ["e"]
     assert offsets == [("execution-events", 0, 1)]
+
+
+def columns_of(connection):
+    return {one["name"] for one in sa.inspect(connection).get_columns("executions")}
+
+
+def to_revision(connection, revision):
+    configuration = Config()
+    configuration.set_main_option("script_location", "app.history:migrations")
+    configuration.attributes["connection"] = connection
+    command.downgrade(configuration, revision)
+
+
+async def test_what_waits_in_an_older_database_is_known_after_the_migration(engine, read_rows):
+    forward = story(scale(require_approval=True)).prepared(plan(inverse=True))
+    done = story(scale(require_approval=True)).prepared(plan(inverse=True)).decided().does(inverse=True)
+    back = story(scale(require_approval=True)).prepared(plan(inverse=True)).decided().does(inverse=True)
+    back.at(60).back().prepared(plan("back"))
+    rows = [
+        row_of(told.state, 0) | {"execution_id": name}
+        for name, told in (("a", forward), ("b", done), ("c", back.at(60)))
+    ]
+    await Store(engine, "t").write(rows, {0: (0, 1)})
+    async with engine.begin() as connection:
+        await connection.run_sync(to_revision, "0001")
+        assert "waits_until_us" not in await connection.run_sync(columns_of)
+    await migrate(engine)
+    after, _ = await read_rows(engine)
+    assert sorted(map(dict, after), key=lambda row: row["execution_id"]) == rows
+    assert [row["waits_until_us"] for row in rows] == [
+        microseconds(T0) + 600 * 10**6,
+        None,
+        microseconds(T0) + 660 * 10**6,
+    ]
 
 
 async def test_sqlite_is_opened_for_several_readers_and_a_writer(tmp_path):

@@ -143,6 +143,36 @@ async def test_a_cursor_that_is_not_ours_is_refused(engine, cursor):
     assert [problem.path for problem in refused.value.problems] == ["cursor"]
 
 
+async def all_waiting(queries, limit, tenant="default"):
+    found, cursor = [], None
+    while True:
+        page = await queries.waiting(tenant, limit=limit, cursor=cursor)
+        found += [(one.waiting.deadline, one.execution_id) for one in page.executions]
+        assert len(page.executions) == limit or page.next_cursor is None
+        if page.next_cursor is None:
+            return found
+        cursor = page.next_cursor
+
+
+@pytest.mark.parametrize("limit", [7, 200])
+async def test_what_waits_comes_by_its_deadline_page_by_page_however_much_there_is(engine, new_log, project, limit):
+    log = new_log()
+    for number in range(620):
+        step = slack(require_approval=True, approval_timeout_minutes=1 + number * 7919 % 100)
+        log.request(f"e{number:03}", step, at=T0)
+    for number in range(610):  # ten are not asked about yet
+        log.seconds = 0
+        log.start(f"e{number:03}")
+    log.approve("e007", decision="reject")
+    await project(engine, log)
+    waiting = sorted((state.waiting.deadline, name) for (name, _), state in log.runs.items() if state.waiting)
+    assert len(waiting) == 609
+    assert await all_waiting(HistoryQueries(engine), limit) == waiting
+    assert await all_waiting(HistoryQueries(engine), limit, "other") == []
+    with pytest.raises(Refused):
+        await HistoryQueries(engine).waiting("default", limit=limit, cursor="x")
+
+
 async def test_one_tenant_never_sees_another(engine, new_log, project):
     mine, theirs = new_log(), new_log()
     mine.request("mine", tenant="acme")
@@ -211,6 +241,18 @@ async def test_the_row_says_what_the_state_says(engine, new_log, project, read_r
         "finished": state.finished_at,
     }
     assert (row["last_offset"], row["terminal"], row["run"]) == (state.last_offset, True, 1)
+
+
+async def test_what_waits_is_read_off_an_index_without_sorting(sqlite_engine):
+    asked = []
+    event.listen(sqlite_engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    await HistoryQueries(sqlite_engine).waiting("default", limit=20, cursor=cursor_of(10**15, "e", 2))
+    ((statement, parameters),) = asked
+    async with sqlite_engine.connect() as connection:
+        rows = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
+    (plan,) = [row.detail for row in rows]
+    assert "USING INDEX executions_waiting (tenant=?" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 @pytest.mark.parametrize(

@@ -171,13 +171,33 @@ async def test_what_waits_for_the_caller_is_listed_with_its_plan(web, holds):
 
 async def test_what_waits_for_others_is_listed_when_asked_for_and_says_why(web, holds):
     holds(waits(approvers=["dan"]))
-    assert (await list_waiting(web)).body == {"items": [], "complete": True}
+    assert (await list_waiting(web)).body == {"items": [], "next_cursor": None}
     (item,) = (await list_waiting(web, "?all=true")).body["items"]
     assert (item["may_decide"], item["why_not"]) == (False, "cho is not among the step's approvers")
     (item,) = (await list_waiting(web, "?all=true", roles=["viewer"], sub="dan")).body["items"]
     assert item["why_not"] == "this needs the role approver"
     assert (await list_waiting(web, "?all=true", tenant="other")).body["items"] == []
     assert (await list_waiting(web, "?all=maybe")).status == 400
+
+
+async def test_pages_of_what_waits_and_one_by_its_id(web, world):
+    for number in range(7):
+        told = waits(approvers=["cho" if number == 5 else "dan"], approval_timeout_minutes=20 - number)
+        request = told.state.request.model_copy(update={"execution_id": f"e{number}"})
+        world.history.executions[f"e{number}"] = told.state.now(request=request)
+    first = (await list_waiting(web, "?all=true&limit=4")).body
+    assert [item["execution_id"] for item in first["items"]] == ["e6", "e5", "e4", "e3"]
+    second = (await list_waiting(web, f"?all=true&limit=4&cursor={first['next_cursor']}")).body
+    assert [item["execution_id"] for item in second["items"]] == ["e2", "e1", "e0"]
+    assert second["next_cursor"] is None
+    mine = (await list_waiting(web, "?limit=1")).body  # looked for on the pages that hold nothing of the caller's
+    assert [item["execution_id"] for item in mine["items"]] == ["e5"]
+    (one,) = (await list_waiting(web, "?all=true&execution_id=e0")).body["items"]
+    assert (one["execution_id"], one["params"]) == ("e0", {})
+    assert (await list_waiting(web, "?all=true&execution_id=none")).body["items"] == []
+    assert (await list_waiting(web, "?execution_id=e0", tenant="other")).body["items"] == []
+    for query in ("?limit=0", "?limit=201", "?limit=x"):
+        assert (await list_waiting(web, query)).status == 400
 
 
 async def test_the_groups_of_a_token_are_those_of_the_decision(world, web, holds, token):
