@@ -57,6 +57,8 @@ from app.web.parts import SlackRules, TokenRules, WebParts
 DEFAULT_TENANT = "default"
 SEED_SUBJECT = "runbooks folder"
 SEED_TIMEOUT_S = 30.0
+WEB_GRACE_S = 5.0
+"""How long a stopping worker waits for requests under way: what it is given to do waits meanwhile, too."""
 logger = logging.getLogger(__name__)
 
 
@@ -315,7 +317,7 @@ class Worker:
             max_body_bytes=settings.api.max_body_bytes,
             slack=_slack_rules(settings, self._slack_users),
         )
-        runner = web.AppRunner(build_web(parts), access_log=None)
+        runner = web.AppRunner(build_web(parts), access_log=None, shutdown_timeout=WEB_GRACE_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, settings.api.host, settings.api.port)
