@@ -79,6 +79,8 @@ from app.wiring import (
 
 SEED_SUBJECT = "runbooks folder"
 SEED_TIMEOUT_S = 30.0
+WEB_GRACE_S = 5.0
+"""How long a stopping worker waits for requests under way: what it is given to do waits meanwhile, too."""
 logger = logging.getLogger(__name__)
 
 
@@ -326,7 +328,7 @@ class Worker:
             backtests=Backtester(connection, limits_of(settings), settings.kafka.group_id),
             decisions=DecisionPorts(DecisionQueries(engine), CoverageReader(connection, definitions.catalog)),
         )
-        runner = web.AppRunner(build_web(parts), access_log=None)
+        runner = web.AppRunner(build_web(parts), access_log=None, shutdown_timeout=WEB_GRACE_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, settings.api.host, settings.api.port)

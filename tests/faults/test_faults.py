@@ -17,7 +17,7 @@ def test_a_seed_gives_the_same_plan_and_has_each_kind_once_before_any_comes_agai
     assert sorted(fault.kind for fault in plan.faults[: len(KINDS)]) == sorted(KINDS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_nothing_is_lost_and_nothing_is_doubled_whatever_breaks(sshd):
     folder = Path(tempfile.mkdtemp(prefix="faults-"))  # the shell's account must get in
     result = await run(make_plan(1, len(KINDS), SHORT, 4.0, "sqlite"), folder, sshd, print)

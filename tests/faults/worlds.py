@@ -94,9 +94,11 @@ class SupervisedWorker:
         self._watching = asyncio.create_task(self._watch())
 
     async def _spawn(self) -> None:
+        tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        command = [*tied, sys.executable, "-m", "app.cli", "worker"]
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "app.cli", "worker", env=self.environment, stdout=output, stderr=output
+                *command, env=self.environment, stdout=output, stderr=output
             )
 
     async def _watch(self) -> None:
