@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test lint format schemas kube clean
+.PHONY: help run test lint format schemas kube faults soak clean
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,18 @@ format: $(STAMP)
 
 kube:  ## build the test cluster, a real Kubernetes control plane (once, 5 to 10 minutes; needs Go 1.26)
 	@tests/kube/build.sh
+
+FAULTS ?= 200
+SEED ?= 1
+MINUTES ?= 30
+RATE ?= 6
+HARNESS = PYTHONPATH=.:tests:tests/system $(BIN)/python -m faults --rate $(RATE)
+
+faults: $(STAMP)  ## real parts under load and faults: FAULTS=200 SEED=1 RATE=6 (docs/faults.md)
+	@$(HARNESS) --faults $(FAULTS) --seed $(SEED)
+
+soak: $(STAMP)  ## how the workers' memory grows under load: MINUTES=30 RATE=6
+	@$(HARNESS) --soak $(MINUTES)
 
 schemas: $(STAMP)  ## write schemas/ from the models
 	@$(BIN)/python -m app.cli schemas

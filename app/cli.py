@@ -10,25 +10,31 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import aiohttp
 import orjson
 import typer
 import uvloop
 from pydantic import ValidationError
 
 from app import operating
+from app.audit_cli import audit_cli
+from app.backtest_cli import backtest_cli
+from app.calling import call as _call
 from app.core.errors import RunbooksError
 from app.development import make_token, request_lines, run, timeline
-from app.main import Worker, connection_of, read_definition, read_definitions
+from app.main import Worker
 from app.settings import Settings
+from app.step_worker import StepWorker
 from app.streams.structured_logs import configure_logging
 from app.streams.topics import ensure_topics, read_topics
+from app.wiring import connection_of, read_definition, read_definitions
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with topics.yaml, or create what is missing.")
 letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be read.")
 cli.add_typer(topics_cli, name="topics")
 cli.add_typer(letters_cli, name="dead-letters")
+cli.add_typer(audit_cli, name="audit")
+cli.add_typer(backtest_cli)
 SWITCH_INTERVAL_S = 0.0005
 """Faust's consumer has a thread of its own: with Python's 5 ms every record would wait for it (docs/performance.md)."""
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
@@ -39,6 +45,13 @@ Digest = Annotated[
 ]
 Decider = Annotated[
     str, typer.Option(envvar=["RUNBOOKS_TOKEN", "APPROVER_JWT", "ADMIN_JWT"], help="An approver's JWT.")
+]
+
+
+Reason = Annotated[str, typer.Option(help="Told wherever a runbook does not start.")]
+Window = Annotated[
+    str | None,
+    typer.Option(help="START/END in RFC 3339, either may be left out; none: from now on, until it is resumed."),
 ]
 
 
@@ -75,15 +88,25 @@ def run_command() -> None:
 
 
 @cli.command()
-def worker() -> None:
+def worker(
+    actions: Annotated[
+        list[str] | None, typer.Option(help="Carry out steps of this kind and do nothing else; may be repeated.")
+    ] = None,
+    elsewhere: Annotated[
+        list[str] | None, typer.Option(help="Leave steps of this kind to such workers; may be repeated.")
+    ] = None,
+) -> None:
     """Start one worker against the configured broker."""
+    for name, given in (("ACTIONS", actions), ("ELSEWHERE", elsewhere)):
+        if given:
+            os.environ[f"RUNBOOKS_WORKER__{name}"] = orjson.dumps(given).decode()
     settings = Settings()
-    one = Worker(settings)
+    one = StepWorker(settings) if settings.worker.actions else Worker(settings)
     configure_logging(settings.log_level, one.secrets.mask_any)
     _until_stopped(_work(one))
 
 
-async def _work(one: Worker) -> None:
+async def _work(one: Worker | StepWorker) -> None:
     async with one.running() as running:
         error = await running.failure
         raise RunbooksError(f"the worker stopped: {error!r}")
@@ -188,6 +211,64 @@ def rollback(execution_id: str, url: Url, token: Token, comment: str = "") -> No
     print("\n".join(timeline(item)))
 
 
+@cli.command()
+def pause(
+    name: str,
+    url: Url,
+    token: Token,
+    reason: Reason = "",
+    runbook: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    service_id: Annotated[str | None, typer.Option(help="Only for this one.")] = None,
+    window: Window = None,
+) -> None:
+    """Keep runbooks from starting: the kill switch of a tenant, or a maintenance window."""
+    given = {"runbook": runbook, "service_id": service_id, "reason": reason, **_window(window)}
+    item = _call("PUT", f"{url}/api/v1/pauses/{name}", token, {field: value for field, value in given.items() if value})
+    print(f"{item['name']}: paused from {item['starts_at']}" + (f" until {item['ends_at']}" if item["ends_at"] else ""))
+
+
+@cli.command()
+def resume(name: str, url: Url, token: Token) -> None:
+    """End a pause: what it kept from starting goes on."""
+    _call("DELETE", f"{url}/api/v1/pauses/{name}", token)
+    print(f"{name}: resumed")
+
+
+@cli.command("pause-everybody")
+def pause_everybody(name: str, reason: Reason = "", window: Window = None) -> None:
+    """Keep the runbooks of all tenants from starting: written to Kafka, by whoever may write the topic."""
+    place = asyncio.run(operating.pause_everybody(connection_of(_kafka(None)), name, reason, _window(window)))
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+@cli.command("resume-everybody")
+def resume_everybody(name: str) -> None:
+    """End a pause of all tenants."""
+    place = asyncio.run(operating.resume_everybody(connection_of(_kafka(None)), name))
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+def _window(given: str | None) -> dict[str, str]:
+    start, _, end = (given or "").partition("/")
+    return {name: value for name, value in (("starts_at", start), ("ends_at", end)) if value}
+
+
+@cli.command()
+def pauses(url: Url, token: Token) -> None:
+    """Show what is paused, or will be."""
+    found = _call("GET", f"{url}/api/v1/pauses", token)["items"]
+    for item in found:
+        what = item["runbook"] or "every runbook"
+        where = f" for {item['service_id']}" if item["service_id"] else ""
+        until = f" until {item['ends_at']}" if item["ends_at"] else ""
+        whose = " of every tenant" if item["everybody"] else ""
+        print(
+            f"{item['name']}: {what}{whose}{where} from {item['starts_at']}{until}, by {item['by']}: {item['reason']}"
+        )
+    if not found:
+        print("nothing is paused")
+
+
 @cli.command("publish-anomaly")
 def publish_anomaly(
     file: Annotated[Path, typer.Argument(help="A JSON file, - for standard input.")] = Path("-"),
@@ -260,24 +341,6 @@ def schemas(folder: Path = Path("schemas")) -> None:
 def _kafka(bootstrap_servers: str | None) -> Any:
     kafka = Settings().kafka
     return kafka if bootstrap_servers is None else kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
-
-
-def _call(method: str, url: str, token: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    return asyncio.run(_request(method, url, token, body))
-
-
-async def _request(method: str, url: str, token: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        try:
-            async with session.request(method, url, json=body) as answer:
-                document: dict[str, Any] = await answer.json(content_type=None)
-        except aiohttp.ClientConnectorError as error:
-            raise RunbooksError(f"no API answers at {url}: is it running? ({error})") from error
-    if answer.status >= 400:
-        problems = [f"  {one['path']}: {one['message']}" for one in document.get("problems", [])]
-        raise RunbooksError("\n".join([str(document.get("detail")), *problems]))
-    return document
 
 
 def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

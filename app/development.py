@@ -19,9 +19,10 @@ from pydantic import SecretStr
 
 from app.broker.kafka import EmbeddedKafka
 from app.core.errors import ConfigurationError, RunbooksError
-from app.main import Worker, now
+from app.main import Worker
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
+from app.wiring import now
 
 DEMO_FOLDER = Path("examples/demo")
 TOKEN_LIFE = timedelta(days=7)

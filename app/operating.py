@@ -1,18 +1,23 @@
 """What operators do to the topics from the command line, and the schemas of what stands on them."""
 
 import json
+from datetime import UTC, datetime
+from getpass import getuser
 from typing import Any, NamedTuple
 
 from aiokafka.structs import TopicPartition
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.clients.kafka import Consumer
 from app.core.anomaly import Anomaly
-from app.core.catalog import CHANGES
+from app.core.answers import AnomalyAnswered
+from app.core.catalog import CHANGES, Change
 from app.core.commands import COMMANDS
 from app.core.decisions import ApprovalDecision
 from app.core.errors import RunbooksError
 from app.core.events import EVENTS
+from app.core.metric_sample import MetricSample
+from app.core.pauses import EVERYBODY, Pause, PauseEnded, PausePut
 from app.core.runbook import Runbook
 from app.streams.connection import KafkaConnection
 from app.streams.log import Log, Recorded
@@ -95,12 +100,46 @@ async def requeue(connection: KafkaConnection, offset: int) -> Recorded:
         await publisher.stop()
 
 
+async def pause_everybody(connection: KafkaConnection, name: str, reason: str, window: dict[str, str]) -> Recorded:
+    """Keep the runbooks of all tenants from starting; window holds ``starts_at`` and ``ends_at`` or less.
+
+    Whoever may write the topic may do this: the API has no role that speaks for all tenants.
+    Raises RunbooksError when a field is wrong.
+    """
+    now = datetime.now(UTC)
+    try:
+        pause = Pause.model_validate(
+            {"starts_at": now, **window, "tenant": EVERYBODY, "name": name, "by": getuser(), "reason": reason}
+        )
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        raise RunbooksError(f"{'.'.join(map(str, found['loc'])) or 'the pause'}: {found['msg']}") from error
+    return await _publish_change(connection, PausePut(pause=pause, at=now))
+
+
+async def resume_everybody(connection: KafkaConnection, name: str) -> Recorded:
+    """End a pause of all tenants."""
+    change = PauseEnded(tenant=EVERYBODY, name=name, by=getuser(), at=datetime.now(UTC))
+    return await _publish_change(connection, change)
+
+
+async def _publish_change(connection: KafkaConnection, change: Change) -> Recorded:
+    publisher = Publisher(connection, CLIENT_ID)
+    await publisher.start()
+    try:
+        return await Log(publisher).publish_change(change)
+    finally:
+        await publisher.stop()
+
+
 def schemas() -> dict[str, str]:
     """The JSON Schema of every topic's messages and of the runbook, by file name."""
     models: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
         "anomaly-event.json": Anomaly,
         "approval-decision.json": ApprovalDecision,
         "execution-event.json": EVENTS,
+        "metric-sample.json": MetricSample,
+        "match-decision.json": AnomalyAnswered,
         "runbook-change.json": CHANGES,
         "runbook.json": Runbook,
         "step-command.json": COMMANDS,

@@ -1,11 +1,13 @@
 """All settings: read from ``RUNBOOKS_*`` environment variables, grouped by subsystem (``RUNBOOKS_API__PORT``)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Kind = Literal["kubernetes", "http", "shell", "slack", "metric"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 
@@ -58,9 +60,13 @@ class ApiSettings(Group):
 
 
 class HistorySettings(Group):
-    """The read model: an SQLAlchemy URL; None is an SQLite file in the data folder."""
+    """The read model: an SQLAlchemy URL; None is an SQLite file in the data folder.
+
+    decisions_kept_days: how long it is kept which runbook an anomaly started, and why others not, in days.
+    """
 
     url: SecretStr | None = None
+    decisions_kept_days: Annotated[float, Field(gt=0)] = 30.0
 
 
 class KubernetesSettings(Group):
@@ -119,6 +125,38 @@ class NetworkSettings(Group):
     ca_file: Path | None = None
 
 
+class MetricSettings(Group):
+    """Where the metric of a ``rollback_metric_check`` is read.
+
+    url: the base of a Prometheus HTTP API, with any path before ``/api/v1``. queries_file: queries, and servers of
+    single tenants. With neither, the topic metric-samples is read. headers: sent with every query, as X-Scope-OrgID.
+    bearer_token_file, or username and password_file: how the server lets us in; read for every query. ca_file:
+    authorities trusted besides the system's, None for those of RUNBOOKS_NETWORK__CA_FILE. timeout_s: for one query.
+    max_age_s: what was measured longer ago is no data. concurrency: readings at once.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")] | None = None
+    queries_file: Path | None = None
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    bearer_token_file: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=20)] = 10.0
+    max_age_s: Annotated[float, Field(gt=0)] = 300.0
+    concurrency: Annotated[int, Field(ge=1)] = 16
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file are needed together: set both or none")
+        if self.username is not None and self.bearer_token_file is not None:
+            raise ValueError("bearer_token_file and username exclude each other: unset one of them")
+        if self.url is None and (self.headers or self.bearer_token_file is not None or self.username is not None):
+            raise ValueError("headers and credentials are for a server: set RUNBOOKS_METRICS__URL")
+        return self
+
+
 class ApprovalSettings(Group):
     """Keys that sign decisions, ``key_id -> secret`` of 32 bytes or more; the first one signs, all verify.
 
@@ -144,6 +182,8 @@ class WorkerSettings(Group):
 
     lease_s: how long a started step may go without a sign of life. heartbeat_s: how often it gives one.
     concurrency: steps of one kind at once. shutdown_grace_s: how long a stopping worker lets its steps finish.
+    actions: carry out steps of these kinds and do nothing else, in a consumer group of their own; empty is a whole
+    worker. elsewhere: the kinds that a whole worker leaves to such ones.
     """
 
     lease_s: Annotated[float, Field(gt=1)] = 15.0
@@ -152,6 +192,19 @@ class WorkerSettings(Group):
     shutdown_grace_s: Annotated[float, Field(ge=0)] = 20.0
     store: Literal["memory", "rocksdb"] = "memory"
     session_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    actions: frozenset[Kind] = frozenset()
+    elsewhere: frozenset[Kind] = frozenset()
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if self.actions and self.elsewhere:
+            raise ValueError("actions and elsewhere exclude each other: a worker is whole, or carries out some kinds")
+        return self
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of steps that this worker carries out."""
+        return frozenset(self.actions or set(KINDS) - self.elsewhere)
 
 
 class Settings(BaseSettings):
@@ -172,6 +225,7 @@ class Settings(BaseSettings):
     ssh: SshSettings = SshSettings()
     secrets: SecretSettings = SecretSettings()
     network: NetworkSettings = NetworkSettings()
+    metrics: MetricSettings = MetricSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from metric_servers import Exporter, MetricServer, running_metric_server
 from parts import MISSING
 from pydantic import SecretStr
 from sshd import Sshd, running_sshd
@@ -117,4 +118,25 @@ def settings(broker, tmp_path) -> Settings:
 def sshd() -> Iterator[Sshd]:
     """A real OpenSSH server that root and an account of its own may log in to."""
     with running_sshd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def exporter() -> Iterator[Exporter]:
+    """What the metric servers scrape."""
+    with Exporter() as exporter:
+        yield exporter
+
+
+@pytest.fixture(scope="session")
+def prometheus(exporter) -> Iterator[MetricServer]:
+    """A real Prometheus."""
+    with running_metric_server("prometheus", exporter.target) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def victoria_metrics(exporter) -> Iterator[MetricServer]:
+    """A real VictoriaMetrics."""
+    with running_metric_server("victoria-metrics", exporter.target) as server:
         yield server

@@ -64,6 +64,9 @@ class FakeHistory:
         following = str(int(cursor or 0) + limit) if len(mine) > limit else None
         return WaitingPage(mine[:limit], following)
 
+    async def in_the_way(self, execution: Execution) -> Execution | None:
+        return next((one for one in self.executions.values() if one.is_in_the_way_of(execution)), None)
+
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         found = self.executions.get(execution_id)
         return found if found is not None and found.tenant == tenant else None

@@ -60,13 +60,18 @@ class Faults:
         made = lambda: web.Response(text='{"ok": tr', content_type="application/json")  # noqa: E731
         return self._answer(method, times, made, carried_out=carried_out)
 
-    def hang(self, method: str, times: int | None = None, *, carried_out: bool = False) -> Fault:
-        """Do not answer until release(); then carry out what was not, and answer as if nothing were."""
+    def hang(
+        self, method: str, times: int | None = None, *, carried_out: bool = False, status: int | None = None
+    ) -> Fault:
+        """Do not answer until release(); then carry out what was not, and answer as if nothing were.
+
+        status: answer with this HTTP status then, and carry nothing out.
+        """
 
         async def strike(_request: web.Request, carry_out: CarryOut) -> web.StreamResponse:
             answer = carry_out() if fault.carried_out else None
             await fault.released.wait()
-            return answer or carry_out()
+            return web.Response(status=status) if status is not None else answer or carry_out()
 
         fault = self._stand(Fault(method, strike, times, carried_out))
         return fault

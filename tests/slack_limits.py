@@ -16,6 +16,7 @@ Json = dict[str, Any]
 Complaints = Iterator[str]
 
 MESSAGE_TEXT_MAX = 40_000
+UPDATE_TEXT_MAX = 4000  # of chat.update, where bytes are counted to be on the safe side
 MESSAGE_BLOCKS_MAX = 50
 MODAL_BLOCKS_MAX = 100
 TEXT_MAX = 3000

@@ -23,7 +23,7 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 from slack_faults import Faults
-from slack_limits import MESSAGE_TEXT_MAX, about_blocks, about_message_metadata, about_view
+from slack_limits import MESSAGE_TEXT_MAX, UPDATE_TEXT_MAX, about_blocks, about_message_metadata, about_view
 from slack_people import Person
 from slack_sockets import Sockets
 from slack_state import Call, Delivery, Json, Message, ModalView, Names, Refusal, ResponseUrl, Trigger, as_stored
@@ -280,6 +280,8 @@ class SlackServer:
         if not text and not blocks:
             raise Refusal("no_text")
         too_long = [f"text must be at most {MESSAGE_TEXT_MAX} characters"] if len(text) > MESSAGE_TEXT_MAX else []
+        if method == "chat.update" and len(text.encode()) > UPDATE_TEXT_MAX:
+            too_long.append(f"text must be at most {UPDATE_TEXT_MAX} bytes")
         self.violated(method, too_long, "msg_too_long")
         self.violated(method, [] if blocks is None else about_blocks(blocks), "invalid_blocks")
         self.violated(method, about_message_metadata(metadata or {}), "invalid_metadata_format")

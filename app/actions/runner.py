@@ -49,6 +49,7 @@ from app.core.planning import (
 )
 from app.core.shell_words import render_command
 from app.core.steps import ShellStep, Step
+from app.core.template_work import Work
 from app.core.templating import UNKNOWN_END, Unknown, render
 
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
@@ -66,11 +67,12 @@ class Claim:
     """This worker's right to begin a command.
 
     until: by the monotonic clock, in seconds; later than that it may not act. held: whether the partition is still
-    this worker's and nobody asked to stop.
+    this worker's and nobody asked to stop. owned: whether the partition is, whatever was asked.
     """
 
     until: float
     held: Callable[[], bool]
+    owned: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,10 @@ class Runner:
 
         Raises TemporaryError when the log cannot be told; the command is then given to somebody else.
         """
+        if self.monotonic() >= claim.until:
+            if await self._still_owned(claim):
+                await self.interrupted(command, record)
+            return
         try:
             scene = self._scene(command)
             self.clients.secrets.remember(command.tenant, command.secrets_named)
@@ -192,6 +198,11 @@ class Runner:
         claim: Claim,
         record: Record,
     ) -> None:
+        late = ActionFailure(message="the lease ran out before the step began: nothing was done", temporary=True)
+        if self.monotonic() >= claim.until:
+            if await self._still_owned(claim):
+                await self._finish(command, record, Outcome(outcome="failed", error=late))
+            return
         if not claim.held():
             await self.interrupted(command, record)
             return
@@ -200,7 +211,6 @@ class Runner:
         started = StepStarted(**self._answer(command), plan=plan, lease_until=lease_until, worker=self.worker)
         await record(started)
         if self.monotonic() >= min(claim.until, started_by + self.lease_s):
-            late = ActionFailure(message="the lease ran out before the step began: nothing was done", temporary=True)
             await self._finish(command, record, Outcome(outcome="failed", error=late))
             return
         try:
@@ -211,6 +221,15 @@ class Runner:
             await self._finish(command, record, Outcome(outcome="unknown", error=stopped))
             raise
         await self._finish(command, record, outcome.within(scene.room))
+
+    async def _still_owned(self, claim: Claim) -> bool:
+        """Whether this worker may speak for a command that it did not begin in time.
+
+        A worker that was stopped does not know yet what happened meanwhile: another one may own the partition, have
+        been given the command and be at it. It will know after as long as a lease; then it says nothing.
+        """
+        await asyncio.sleep(self.lease_s)
+        return claim.owned()
 
     async def _act(self, step: Step, plan: Prepared, command: StepCommand, scene: Scene) -> Outcome:
         limit_s = step.timeout_seconds + (OVERRUN_S if step.keeps_time else 0.0)
@@ -264,8 +283,9 @@ def _filled_in(step: Step, variables: Mapping[str, Any]) -> dict[str, Any]:
     """The step's fields with their templates rendered; a shell command takes what they give as arguments."""
     content = step.model_dump(mode="json", exclude={"when", "name", "rollback"}, exclude_defaults=True)
     source = content.pop("command") if isinstance(step, ShellStep) else None
+    work = Work()
     filled: dict[str, Any] = {
-        field: render(value, variables, field, with_secrets=field in step.secret_fields)
+        field: render(value, variables, field, with_secrets=field in step.secret_fields, work=work)
         for field, value in content.items()
     }
     if source is not None:

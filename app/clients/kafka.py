@@ -28,6 +28,11 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
             await self.stop()
             raise
 
+    async def partitions_of(self, topic: str) -> list[int]:
+        """The partitions that a topic has, in order; none when the broker does not know it."""
+        cluster = await self._client.fetch_all_metadata()
+        return sorted(cluster.partitions_for_topic(topic) or ())
+
     async def stop(self) -> None:
         """Stop fetching, leave the group and close every connection; stopping a stopped one does nothing."""
         task = asyncio.current_task()

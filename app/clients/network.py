@@ -126,10 +126,10 @@ class JudgingResolver(AbstractResolver):
         await self._inner.close()
 
 
-def trust_in(ca_file: Path | None) -> ssl.SSLContext:
+def trust_in(ca_file: Path | None, setting: str = "RUNBOOKS_NETWORK__CA_FILE") -> ssl.SSLContext:
     """How servers' certificates are verified: by the system's authorities and those in a PEM file.
 
-    Raises ConfigurationError when the file holds none.
+    Raises ConfigurationError, naming the setting, when the file holds none.
     """
     context = ssl.create_default_context()
     if ca_file is not None:
@@ -137,7 +137,7 @@ def trust_in(ca_file: Path | None) -> ssl.SSLContext:
             context.load_verify_locations(ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"RUNBOOKS_NETWORK__CA_FILE: {ca_file} holds no PEM certificates that can be read: {error}"
+                f"{setting}: {ca_file} holds no PEM certificates that can be read: {error}"
             ) from error
     return context
 

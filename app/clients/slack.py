@@ -2,7 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,8 @@ CONNECT_TIMEOUT_S = 5.0
 RATE_LIMIT_RETRIES = 2
 MAX_WAIT_S = 5  # a longer wait is the runbook's to decide: the step ends as failed for the moment
 MARKED = "infrasage_runbooks"
+PAGE, MAX_PAGES = 200, 50
+SKEW = timedelta(seconds=60)  # Slack's clock names the messages, ours names the moment
 Blocks = list[dict[str, Any]]
 MAX_TEXT = 40_000  # characters of one message; Slack cuts off what is longer
 TEMPORARY_CODES = frozenset({"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable"})
@@ -98,20 +101,29 @@ class SlackClient:
         )
         return _placed(answer)
 
-    async def find_marked(self, channel_id: str, mark: str) -> SlackMessage | None:
-        """The message with this mark among the channel's last hundred; None where there is none.
+    async def find_marked(
+        self, channel_id: str, mark: str, since: datetime, thread_ts: str | None = None
+    ) -> SlackMessage | None:
+        """The message with this mark that was posted since; None where there is none.
 
-        Raises as post_message, PermanentError too when the token may not read the channel.
+        thread_ts: look among the replies to this message instead of the channel's own messages. Raises as
+        post_message, PermanentError too when the token may not read the channel or too much was posted there.
         """
-        answer = await self._ask(
-            lambda slack: slack.conversations_history(channel=channel_id, limit=100, include_all_metadata=True)
-        )
-        messages: list[dict[str, Any]] = answer.get("messages") or []
-        for message in messages:
-            metadata = message.get("metadata") or {}
-            if metadata.get("event_type") == MARKED and metadata.get("event_payload", {}).get("mark") == mark:
-                return SlackMessage(channel_id, str(message["ts"]))
-        return None
+        oldest = f"{(since - SKEW).timestamp():.6f}"
+        cursor = ""
+        for _ in range(MAX_PAGES):
+            answer = await self._ask(
+                partial(_page, channel_id=channel_id, thread_ts=thread_ts, oldest=oldest, cursor=cursor)
+            )
+            messages: list[dict[str, Any]] = answer.get("messages") or []
+            for message in messages:
+                metadata = message.get("metadata") or {}
+                if metadata.get("event_type") == MARKED and metadata.get("event_payload", {}).get("mark") == mark:
+                    return SlackMessage(channel_id, str(message["ts"]))
+            cursor = (answer.get("response_metadata") or {}).get("next_cursor") or ""
+            if not cursor:
+                return None
+        raise PermanentError(f"more than {MAX_PAGES * PAGE} messages were posted to {channel_id} meanwhile")
 
     async def _ask(self, call: Callable[[AsyncWebClient], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:
         self.check()
@@ -143,6 +155,19 @@ class SlackClient:
                 retry_handlers=[_ShortWaits(max_retry_count=RATE_LIMIT_RETRIES)],
             )
         return self._client
+
+
+def _page(
+    slack: AsyncWebClient, channel_id: str, thread_ts: str | None, oldest: str, cursor: str
+) -> Awaitable[AsyncSlackResponse]:
+    """One page of a channel's messages, or of the replies to one; an empty cursor asks for the first."""
+    if thread_ts is None:
+        return slack.conversations_history(
+            channel=channel_id, oldest=oldest, cursor=cursor or None, limit=PAGE, include_all_metadata=True
+        )
+    return slack.conversations_replies(
+        channel=channel_id, ts=thread_ts, oldest=oldest, cursor=cursor or None, limit=PAGE, include_all_metadata=True
+    )
 
 
 def _placed(answer: AsyncSlackResponse) -> SlackMessage:

@@ -1,15 +1,15 @@
 """The hosts that a shell step may name: the operator's file, read again when it changes."""
 
 import difflib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from app.clients.operator_files import read_content
 from app.core.errors import ConfigurationError, PermanentError
 from app.core.model import Frozen, problems_of
 from app.core.steps import UserName
@@ -65,47 +65,19 @@ class _File(Frozen):
     hosts: dict[HostName, Host]
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice: of two hosts with one name, the wrong one would be used."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - yaml's
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        return _without_doubles(keys, super().construct_mapping(node, deep))
-
-
-def _without_doubles(keys: list[str], content: dict[Any, Any]) -> dict[Any, Any]:
-    double = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
-    if double is not None:
-        raise ValueError(f"{double!r} stands there twice: remove one of them")
-    return content
-
-
 def read_inventory(path: Path) -> Mapping[str, Host]:
     """The hosts of a YAML or JSON file, by name.
 
     Raises ConfigurationError: a line for every problem, naming the file, the host and the field.
     """
     try:
-        content = _parsed(path)
+        content = read_content(path)
         hosts = _File.model_validate(content).hosts
     except ValidationError as error:
         raise ConfigurationError("\n".join(f"{path}: {one}" for one in problems_of(error, _File))) from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: the SSH inventory cannot be read: {error}") from error
     return {name: host.below(path.absolute().parent) for name, host in hosts.items()}
-
-
-def _parsed(path: Path) -> object:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        return json.loads(
-            text, object_pairs_hook=lambda pairs: _without_doubles([key for key, _ in pairs], dict(pairs))
-        )
-    return yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader
-
-
-def _from_pairs(pairs: list[tuple[str, Any]]) -> dict[Any, Any]:
-    return _without_doubles([key for key, _ in pairs], dict(pairs))
 
 
 class Inventory:

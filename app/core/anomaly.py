@@ -1,5 +1,7 @@
 """The anomaly event: the public input, lenient where it can be, never silently wrong."""
 
+import contextlib
+import itertools
 import json
 import math
 import uuid
@@ -10,8 +12,8 @@ from typing import Annotated, Any, cast
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from app.core.errors import AnomalyRefused, Problem
-from app.core.model import Frozen, Instant, JsonObject, depth_of, problems_of
+from app.core.errors import AnomalyRefused, Problem, RecordRefused
+from app.core.model import MAX_PROBLEMS, Frozen, Instant, JsonObject, as_text, depth_of, problems_of
 
 MAX_EVENT_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -40,6 +42,10 @@ def _utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
 
+Timestamp = Annotated[Instant, BeforeValidator(_instant), AfterValidator(_utc)]
+"""A moment as publishers write it: RFC 3339 with an offset, or epoch seconds or milliseconds; aware UTC here."""
+
+
 class Anomaly(Frozen):
     """One detected anomaly, as every later stage sees it.
 
@@ -56,7 +62,7 @@ class Anomaly(Frozen):
     metric_name: Name
     anomaly_score: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     value: Annotated[float, Field(strict=True)] | None = None
-    timestamp: Annotated[Instant, BeforeValidator(_instant), AfterValidator(_utc)]
+    timestamp: Timestamp
     severity: Annotated[str, Field(strict=True, max_length=200)] | None = None
     labels: dict[str, Annotated[str, Field(strict=True, max_length=4096)]] = Field(default_factory=dict)
 
@@ -83,11 +89,11 @@ def read_anomaly(raw: bytes | None, position: Position) -> Anomaly:
 
     Raises AnomalyRefused with the path of every field that is wrong.
     """
-    if raw is None:
-        raise AnomalyRefused([Problem("", "the record has no value")])
-    if len(raw) > MAX_EVENT_BYTES:
-        raise AnomalyRefused([Problem("", f"{len(raw)} bytes, at most {MAX_EVENT_BYTES} are taken")])
-    return anomaly_of(_object(raw), anomaly_id=position.anomaly_id(), received_at=position.timestamp)
+    try:
+        body = read_object(raw, MAX_EVENT_BYTES)
+    except RecordRefused as error:
+        raise AnomalyRefused(error.problems) from error
+    return anomaly_of(body, anomaly_id=position.anomaly_id(), received_at=position.timestamp)
 
 
 def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) -> Anomaly:
@@ -106,40 +112,45 @@ def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) 
         raise AnomalyRefused(problems_of(error, cast("type[BaseModel]", Anomaly))) from error
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def read_object(raw: bytes | None, limit: int) -> dict[str, Any]:
+    """The JSON object in one record of at most limit bytes.
+
+    Raises RecordRefused.
+    """
+    if raw is None:
+        raise RecordRefused([Problem("", "the record has no value")])
+    if len(raw) > limit:
+        raise RecordRefused([Problem("", f"{len(raw)} bytes, at most {limit} are taken")])
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise AnomalyRefused(list(_why_not_json(raw, error))) from error
+        raise RecordRefused(list(_why_not_json(raw, error))) from error
     if isinstance(body, list):
-        raise AnomalyRefused([Problem("", "a JSON array in one record; publish one event a record")])
+        raise RecordRefused([Problem("", "a JSON array in one record; publish one event a record")])
     if not isinstance(body, dict):
-        raise AnomalyRefused([Problem("", "must be a JSON object")])
+        raise RecordRefused([Problem("", "must be a JSON object")])
     return body
 
 
 def _why_not_json(raw: bytes, error: orjson.JSONDecodeError) -> Iterator[Problem]:
     """NaN and Infinity are not JSON; name the fields that hold them, as the sender's own reader would not."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        yield Problem("", f"not JSON: {error}")
-        return
     named = False
-    for path, value in _leaves("", body):
-        if isinstance(value, float) and not math.isfinite(value):
+    with contextlib.suppress(ValueError, RecursionError):
+        for path, value in itertools.islice(_not_finite(json.loads(raw)), MAX_PROBLEMS):
             named = True
-            yield Problem(path, f"{value} is not a finite number")
+            yield Problem(as_text(path), f"{value} is not a finite number")
     if not named:
         yield Problem("", f"not JSON: {error}")
 
 
-def _leaves(path: str, value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(f"{path}.{key}" if path else str(key), inner)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _leaves(f"{path}[{index}]", inner)
-    else:
-        yield path, value
+def _not_finite(body: object) -> Iterator[tuple[str, float]]:
+    """The paths of what is no finite number; what is nested deeper than an event may be is not looked at."""
+    waiting: list[tuple[int, str, object]] = [(0, "", body)]
+    while waiting:
+        depth, path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            yield path, value
+        elif isinstance(value, dict) and depth < MAX_DEPTH:
+            waiting += [(depth + 1, f"{path}.{key}" if path else key, value[key]) for key in reversed(value)]
+        elif isinstance(value, list) and depth < MAX_DEPTH:
+            waiting += [(depth + 1, f"{path}[{place}]", value[place]) for place in reversed(range(len(value)))]

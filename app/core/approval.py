@@ -8,7 +8,7 @@ from app.core.model import Frozen, Instant
 from app.core.planning import Prepared
 
 ApprovalState = Literal["pending", "approved", "rejected", "expired", "superseded", "withdrawn"]
-NoticeKind = Literal["ask", "remind", "escalate"]
+NoticeKind = Literal["ask", "remind", "escalate", "rollback"]
 
 
 class Vote(Frozen):
@@ -29,13 +29,14 @@ class Vote(Frozen):
 class Notice(Frozen):
     """One message about a request.
 
-    to: a channel, or a subject who is told in person. state: due until it is posted or could not be. channel_id, ts:
-    where Slack put it. shown: the version of the request that it shows. error: why it could not be posted or changed.
+    to: a channel, or a subject who is told in person. state: due until it is posted or could not be; unknown where
+    Slack's answer was lost and nobody could look. channel_id, ts: where Slack put it. shown: the version of the request
+    that it shows, or that it was last tried for. error: why it could not be posted or changed.
     """
 
     kind: NoticeKind
     to: str
-    state: Literal["due", "posted", "failed"] = "due"
+    state: Literal["due", "posted", "failed", "unknown"] = "due"
     channel_id: str | None = None
     ts: str | None = None
     shown: int = 0
@@ -89,9 +90,13 @@ class Approval(Frozen):
         return self.now(notices=(*self.notices[:place], changed, *self.notices[place + 1 :]))
 
     def to_be_told(self) -> Iterator[int]:
-        """The places of the notices that are to be posted, or that show an older version."""
+        """The places of the notices that are to be posted, or that show an older version.
+
+        Once the request has ended, those too that are not known to be posted: a post may still be on its way, and what
+        it brings must not keep its buttons.
+        """
         for place, notice in enumerate(self.notices):
             if (notice.state == "due" and self.state == "pending") or (
-                notice.state == "posted" and notice.shown < self.version
+                (notice.state == "posted" or self.state != "pending") and notice.shown < self.version
             ):
                 yield place

@@ -1,6 +1,7 @@
 """What a message about a request for approval says, as data: how it looks is the client's business."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
@@ -56,6 +57,10 @@ class ApprovalCard(Frozen):
     required: int
     changed: str
     ended: str
+
+    def may_be_posted(self, at: datetime) -> bool:
+        """Whether there is still something to decide."""
+        return self.state == "pending" and at < self.deadline
 
 
 def card_of(execution: Execution, index: int, approval: Approval, notice: Notice) -> ApprovalCard:

@@ -3,14 +3,18 @@
 Silence is never a yes, a decision counts for one plan only, and what does not count changes nothing.
 """
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from app.core.approval import Approval, Notice, Vote
 from app.core.approval_card import card_of, difference
-from app.core.commands import NoticeCommand
+from app.core.commands import PLACED, NoticeCommand
 from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
-from app.core.execution import Execution, Place, StepState
+from app.core.execution import Execution, Place
+from app.core.ids import message_id
 from app.core.planning import Prepared
+from app.core.rollback_notice import ABOUT_ROLLBACK, rollback_card, rollback_version, to_be_told
+from app.core.step_state import StepState
 from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
 from app.core.steps import SlackStep, Step
 
@@ -35,8 +39,17 @@ def on_prepared(execution: Execution, event: StepPrepared) -> Move:
     waits = place.change(
         begun(execution, event.at), status="awaiting_approval", plan=event.plan, approval=asked, **again
     )
-    reason = f"the plan changed after it was approved: {asked.changed}" if asked.changed else ""
+    moved = f"the plan changed after it was approved: {asked.changed}" if asked.changed else ""
+    reason = moved or _why_asked(execution, place)
     return Move("approval_asked", waits.now(reason=reason))
+
+
+def _why_asked(execution: Execution, place: Place) -> str:
+    """Why a step that needs no approval of its own asks all the same."""
+    verdict = execution.verdict
+    if verdict is None or execution.runbook.steps[place.forward(execution)].require_approval:
+        return ""
+    return f"{verdict.guard}: {verdict.reason}"
 
 
 def _superseded(step: StepState) -> tuple[Approval, ...]:
@@ -169,27 +182,75 @@ def next_request_time(approval: Approval) -> datetime:
 
 def on_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
     """A message was posted or changed, or could not be."""
+    if event.request == ABOUT_ROLLBACK:
+        return _on_rollback_noticed(execution, event)
     approval = next((one for one in execution.requests(event.step) if one.number == event.request), None)
     if approval is None or event.notice >= len(approval.notices):
         raise Stale("there is no such request")
-    notice = approval.notices[event.notice]
+    changed = approval.with_notice(event.notice, **_changes(approval.notices[event.notice], event))
+    return Move("noticed", execution.with_request(event.step, changed))
+
+
+def _on_rollback_noticed(execution: Execution, event: ApprovalNoticed) -> Move:
+    rollback = execution.rollback
+    if rollback is None or rollback.notice is None or event.notice != rollback.number:
+        raise Stale("there is no such message")
+    told = rollback.notice.now(**_changes(rollback.notice, event))
+    return Move("noticed", execution.now(rollback=rollback.model_copy(update={"notice": told})))
+
+
+def _changes(notice: Notice, event: ApprovalNoticed) -> dict[str, object]:
+    """What an event makes of a notice: what is posted stays so, what is unknown is not known to have failed later on.
+
+    Raises Stale when it is known already.
+    """
     if notice.state == "posted":
         if event.version <= notice.shown:
             raise Stale("the message shows it already")
-        changed = approval.with_notice(event.notice, shown=event.version, error=event.error)
-    elif event.error is not None:
-        if notice.state == "failed":
-            raise Stale("that it failed is known")
-        changed = approval.with_notice(event.notice, state="failed", error=event.error)
-    else:
-        changed = approval.with_notice(
-            event.notice, state="posted", channel_id=event.channel_id, ts=event.ts, shown=event.version, error=None
-        )
-    return Move("noticed", execution.with_request(event.step, changed))
+        return {"shown": event.version, "error": event.error}
+    if event.error is None:
+        where = {"channel_id": event.channel_id, "ts": event.ts}
+        return {"state": "posted", **where, "shown": event.version, "error": None}
+    if event.unknown and notice.state != "unknown":
+        return {"state": "unknown", "shown": event.version, "error": event.error}
+    if notice.state == "due":
+        return {"state": "failed", "shown": event.version, "error": event.error}
+    if event.version <= notice.shown:
+        raise Stale("that it failed is known")
+    return {"shown": event.version}
 
 
 def notices_due(execution: Execution) -> tuple[NoticeCommand, ...]:
     """The messages that are to be posted or changed, of an execution that has ended too."""
+    return (*_rollback_notices(execution), *_request_notices(execution))
+
+
+def _rollback_notices(execution: Execution) -> Iterator[NoticeCommand]:
+    rollback = execution.rollback
+    if rollback is None or rollback.notice is None:
+        return
+    notice, version = rollback.notice, rollback_version(execution, rollback)
+    if to_be_told(execution, notice, version):
+        message = message_id(execution.execution_id, execution.run, 0, ABOUT_ROLLBACK, rollback.number)
+        yield NoticeCommand(
+            command_id=f"{message}/{version}{PLACED if notice.ts else ''}",
+            tenant=execution.tenant,
+            execution_id=execution.execution_id,
+            run=execution.run,
+            step_index=0,
+            request=ABOUT_ROLLBACK,
+            notice=rollback.number,
+            version=version,
+            to=notice.to,
+            channel_id=notice.channel_id,
+            ts=notice.ts,
+            thread_ts=None,
+            doubtful=notice.state == "unknown",
+            card=rollback_card(execution, rollback),
+        )
+
+
+def _request_notices(execution: Execution) -> tuple[NoticeCommand, ...]:
     return tuple(
         _notice_command(execution, index, approval, place)
         for index in range(len(execution.steps))
@@ -202,9 +263,9 @@ def _notice_command(execution: Execution, index: int, approval: Approval, place:
     notice = approval.notices[place]
     ask = approval.ask
     thread = ask.ts if ask is not None and notice.kind == "remind" else None
-    run = f"{execution.execution_id}/{execution.run}/{index}"
+    message = message_id(execution.execution_id, execution.run, index, approval.number, place)
     return NoticeCommand(
-        command_id=f"{run}/notice-{approval.number}-{place}/{approval.version}",
+        command_id=f"{message}/{approval.version}{PLACED if notice.ts else ''}",
         tenant=execution.tenant,
         execution_id=execution.execution_id,
         run=execution.run,
@@ -216,5 +277,6 @@ def _notice_command(execution: Execution, index: int, approval: Approval, place:
         channel_id=notice.channel_id,
         ts=notice.ts,
         thread_ts=thread,
+        doubtful=notice.state == "unknown",
         card=card_of(execution, index, approval, notice),
     )

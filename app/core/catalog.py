@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-import orjson
-from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer
 
 from app.core.anomaly import TenantId
 from app.core.errors import Problem, RecordRefused
-from app.core.model import Frozen, Instant
-from app.core.runbook import Runbook, RunbookName
+from app.core.model import Frozen, Instant, read_record
+from app.core.pauses import Pause, PauseEnded, PausePut, Pauses
+from app.core.runbook import MAX_RUNBOOK_BYTES, Runbook, RunbookName, too_large
 
 
 class RunbookPut(Frozen):
@@ -46,13 +46,14 @@ class RunbookDeleted(Frozen):
     expected_version: int | None = None
 
 
-Change = RunbookPut | RunbookDeleted
+Change = RunbookPut | RunbookDeleted | PausePut | PauseEnded
 CHANGES: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="type")])
 
 
 def change_key(change: Change) -> str:
-    """The record's key: tenant/name."""
-    return f"{change.tenant}/{change.name}"
+    """The record's key: tenant/name, of a pause tenant/pause/name."""
+    middle = "pause/" if isinstance(change, PausePut | PauseEnded) else ""
+    return f"{change.tenant}/{middle}{change.name}"
 
 
 def read_change(raw: bytes | None) -> Change:
@@ -60,14 +61,10 @@ def read_change(raw: bytes | None) -> Change:
 
     Raises RecordRefused.
     """
-    try:
-        return CHANGES.validate_python(orjson.loads(raw or b""))
-    except orjson.JSONDecodeError as error:
-        raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        problems = [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
-        raise RecordRefused(problems) from error
+    change: Change = read_record(raw, CHANGES)
+    if isinstance(change, RunbookPut) and (size := change.runbook.size()) > MAX_RUNBOOK_BYTES:
+        raise RecordRefused([Problem("runbook", too_large(size))])
+    return change
 
 
 class Definition(Frozen):
@@ -91,6 +88,7 @@ class Verdict(NamedTuple):
 
     definition: Definition | None
     refusal: str | None = None
+    pause: Pause | None = None
 
 
 class Catalog:
@@ -104,9 +102,13 @@ class Catalog:
         self._versions: dict[tuple[str, str], list[Definition]] = {}
         self._in_force: dict[tuple[str, str], Definition] = {}
         self._index: dict[tuple[str, str, str], dict[str, Definition]] = {}
+        self.pauses = Pauses()
 
     def apply(self, change: Change) -> Verdict:
         """Fold one change."""
+        if isinstance(change, PausePut | PauseEnded):
+            pause = self.pauses.apply(change)
+            return Verdict(None, None if pause else "no such pause", pause)
         key = (change.tenant, change.name)
         current = self._in_force.get(key)
         version = current.version if current else 0

@@ -1,18 +1,20 @@
 """What is to be done, imperative: derived from state, never remembered (design §1)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter
 
 from app.core.approval_card import ApprovalCard
-from app.core.errors import Problem, RecordRefused
-from app.core.events import Phase
-from app.core.model import Frozen, JsonObject
+from app.core.events import Moment, Phase
+from app.core.ids import message_id
+from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Prepared
+from app.core.rollback_notice import RollbackCard
 from app.core.runbook import MetricCheck
 from app.core.steps import Step
 
 Kind = Literal["kubernetes", "http", "shell", "slack"]
+PLACED = "/placed"
 STEP_KINDS: tuple[Kind, ...] = ("kubernetes", "http", "shell", "slack")
 
 
@@ -59,9 +61,14 @@ class StepCommand(Frozen):
 
 
 class MetricCommand(Frozen):
-    """Read the metric of the post-action check once."""
+    """Read the metric of the post-action check once.
+
+    moment: before the first step, or after the last one. not_before: what was measured earlier tells nothing about
+    the steps, None where it may be of any time.
+    """
 
     type: Literal["metric"] = "metric"
+    moment: Moment = "after"
     command_id: str
     tenant: str
     execution_id: str
@@ -69,6 +76,7 @@ class MetricCommand(Frozen):
     attempt: int
     check: MetricCheck
     service_id: str
+    not_before: Instant | None = None
 
     @property
     def topic(self) -> str:
@@ -77,11 +85,13 @@ class MetricCommand(Frozen):
 
 
 class NoticeCommand(Frozen):
-    """Post or change one message about a request for approval.
+    """Post or change one message about a request for approval, or about the rollback: its request is 0.
 
     request, notice: the number of the step's request, and the message's place among its notices. version: of the
     request, as the card shows it. to: a channel, or a subject who is told in person. channel_id, ts: where the message
-    stands, None while it is not posted. thread_ts: the message it answers, None for one of its own.
+    stands, None while that is not known; the id of a command that knows it ends in PLACED, so that it is another one.
+    thread_ts: the message it answers, None for one of its own. doubtful: it may have been posted, and nobody knows
+    where. With a card that has ended and no ts nothing is posted; what was posted meanwhile is changed.
     """
 
     type: Literal["notice"] = "notice"
@@ -97,7 +107,20 @@ class NoticeCommand(Frozen):
     channel_id: str | None
     ts: str | None
     thread_ts: str | None
-    card: ApprovalCard
+    card: ApprovalCard | RollbackCard
+    doubtful: bool = False
+
+    @property
+    def message(self) -> str:
+        """Names the message, in all its versions."""
+        return message_id(self.execution_id, self.run, self.step_index, self.request, self.notice)
+
+    @property
+    def before(self) -> tuple[tuple[int, str], ...]:
+        """The other commands that there may be about the message up to this version: versions and ids."""
+        numbered = ((version, f"{self.message}/{version}") for version in range(self.version + 1))
+        names = ((version, name) for version, one in numbered for name in (one, one + PLACED))
+        return tuple((version, name) for version, name in names if name != self.command_id)
 
     @property
     def topic(self) -> str:
@@ -119,14 +142,5 @@ def read_command(raw: bytes | None) -> Command:
 
     Raises RecordRefused.
     """
-    if raw is None:
-        raise RecordRefused([Problem("", "the record has no value")])
-    try:
-        return COMMANDS.validate_json(raw)
-    except ValidationError as error:
-        raise RecordRefused(_problems(error)) from error
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    details: list[Any] = list(error.errors(include_url=False))
-    return [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
+    command: Command = read_record(raw, COMMANDS)
+    return command

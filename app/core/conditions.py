@@ -4,12 +4,14 @@ Names are bound when a condition runs, not when it compiles: an anomaly event ma
 A condition that fails at run time is never a match (design §2).
 """
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
 from cel_expr_python import cel
 from pydantic import JsonValue
 
+from app.core.condition_cost import shape_of
 from app.core.errors import ConditionError
 
 MAX_CONDITION_BYTES = 4096
@@ -24,13 +26,21 @@ class Condition:
         """Keep the text beside the program."""
         self.source = source
         self._program = program
+        self._shape = shape_of(source)
 
     def holds(self, variables: Mapping[str, JsonValue]) -> bool:
         """Whether it is true of the variables.
 
-        Raises ConditionError when a name is absent, an operation fails or the result is no boolean.
+        Raises ConditionError when a name is absent, an operation fails, the result is no boolean, or it would cost more
+        than a condition may (app/core/condition_cost.py).
         """
-        result = self._program.eval(data=variables)
+        why_not = self._shape.why_too_costly(variables)
+        if why_not is not None:
+            raise ConditionError(why_not)
+        try:
+            result = self._program.eval(data=variables)
+        except RuntimeError as error:  # its own bound on the steps of loops
+            raise ConditionError(_readable(str(error))) from error
         kind = result.type()
         if kind == cel.Type.BOOL:
             return bool(result.value())
@@ -45,7 +55,11 @@ def compile_condition(source: str) -> Condition:
 
     Raises ConditionError with the place of the mistake.
     """
-    if len(source.encode()) > MAX_CONDITION_BYTES:
+    try:
+        size = len(source.encode())
+    except UnicodeEncodeError as error:
+        raise ConditionError("holds a lone surrogate, which is no character") from error
+    if size > MAX_CONDITION_BYTES:
         raise ConditionError(f"longer than {MAX_CONDITION_BYTES} bytes")
     try:
         program = _ENVIRONMENT.compile(source, disable_check=True)
@@ -70,6 +84,6 @@ def checked_condition(source: str | None) -> str | None:
 def _readable(message: str) -> str:
     """The first line of the library's message, without its status words."""
     first = message.splitlines()[0]
-    for prefix in ("INVALID_ARGUMENT: ", "UNKNOWN: ", "NOT_FOUND: ", "ERROR: "):
+    for prefix in ("INTERNAL: ", "CANCELLED: ", "INVALID_ARGUMENT: ", "UNKNOWN: ", "NOT_FOUND: ", "ERROR: "):
         first = first.removeprefix(prefix)
-    return first.removesuffix(" [INVALID_ARGUMENT]")
+    return re.sub(r" \[[A-Z_]+\]$", "", first)

@@ -5,12 +5,11 @@ import hmac
 from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter
 
 from app.core.anomaly import TenantId
-from app.core.errors import Problem, RecordRefused
 from app.core.events import ApprovalDecided, Decision, Source
-from app.core.model import Frozen, Instant, canonical
+from app.core.model import Frozen, Instant, canonical, read_record
 
 GroupName = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -33,11 +32,11 @@ class ApprovalDecision(Frozen):
     comment: Annotated[str, Field(max_length=4096)] = ""
     run: int | None = None
     request: int | None = None
-    digest: str | None = None
+    digest: Annotated[str, Field(max_length=200)] | None = None
     refusal: Annotated[str, Field(max_length=1024)] | None = None
     at: Instant
-    key_id: str | None = None
-    signature: str | None = None
+    key_id: Annotated[str, Field(max_length=200)] | None = None
+    signature: Annotated[str, Field(max_length=200)] | None = None
 
     def signed(self, key_id: str, key: bytes) -> Self:
         """The same decision with its signature."""
@@ -53,6 +52,9 @@ class ApprovalDecision(Frozen):
         """The event that records it; refusal says why it does not count, for a reason besides its own."""
         fields = self.model_dump(exclude={"key_id", "signature", "refusal"})
         return ApprovalDecided(**fields, refusal=self.refusal or refusal)
+
+
+DECISIONS: TypeAdapter[ApprovalDecision] = TypeAdapter(ApprovalDecision)
 
 
 def why_not_signed(decision: ApprovalDecision, keys: Mapping[str, bytes]) -> str | None:
@@ -72,9 +74,5 @@ def read_decision(raw: bytes | None) -> ApprovalDecision:
 
     Raises RecordRefused.
     """
-    try:
-        return ApprovalDecision.model_validate_json(raw or b"")
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        problems = [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in details]
-        raise RecordRefused(problems) from error
+    decision: ApprovalDecision = read_record(raw, DECISIONS)
+    return decision

@@ -6,6 +6,7 @@ RunbooksError
 │   ├── AnomalyRefused
 │   ├── RunbookRefused
 │   └── RecordRefused         a record on one of our own topics that cannot be read
+├── RecordTooLarge            what would be written is larger than one record of its topic may be
 ├── ConditionError            a condition that does not compile, or gave no boolean
 ├── TemplateError             a template that does not compile or cannot be rendered
 │   └── NotKnownYet           what it gives depends on a value that only the real run will know
@@ -66,6 +67,20 @@ class RunbookRefused(Refused):
 
 class RecordRefused(Refused):
     """A record on one of our own topics that cannot be read."""
+
+
+class RecordTooLarge(RunbooksError):
+    """What would be written is larger than one record of its topic may be; trying again cannot help.
+
+    size, limit: in bytes.
+    """
+
+    def __init__(self, topic: str, size: int, limit: int) -> None:
+        """Say which topic it is."""
+        super().__init__(f"a record for {topic} would have {size} bytes, and at most {limit} are taken")
+        self.topic = topic
+        self.size = size
+        self.limit = limit
 
 
 class ConditionError(RunbooksError):

@@ -5,18 +5,18 @@ Every event names its tenant, its execution and when it happened (``at``); time 
 
 from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import Field, TypeAdapter, ValidationError, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer
 
 from app.core.anomaly import Anomaly, TenantId
-from app.core.errors import Problem, RecordRefused
-from app.core.model import Frozen, Instant, JsonObject
+from app.core.guards import Effect, Guard
+from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Outcome, Prepared
 from app.core.runbook import Runbook
 
 Phase = Literal["prepare", "apply", "rollback"]
 Decision = Literal["approve", "reject"]
 Source = Literal["api", "slack"]
+Moment = Literal["before", "after"]
 
 
 class EventFields(Frozen):
@@ -43,7 +43,7 @@ class ExecutionRequested(EventFields):
     """An anomaly matched, or a person asked.
 
     requested_by: a subject; None for an anomaly. trigger_matches: whether the trigger would have matched a manual
-    run, and trigger_reason the clause that did not.
+    run, and trigger_reason the clause that did not. paused: why it was not to start at all, None when it was.
     """
 
     type: Literal["execution_requested"] = "execution_requested"
@@ -57,10 +57,24 @@ class ExecutionRequested(EventFields):
     trigger_matches: bool = True
     trigger_reason: str = ""
     limits: Limits = Limits()
+    paused: str | None = None
 
     @field_serializer("runbook")
     def _content(self, runbook: Runbook) -> dict[str, Any]:
         return runbook.content()
+
+
+class StartJudged(EventFields):
+    """What the runbook's guards say of a request, before its first command: start, skip, or start once approved.
+
+    guard, reason: which one and why, when it does not just start.
+    """
+
+    type: Literal["start_judged"] = "start_judged"
+    run: int
+    effect: Effect
+    guard: Guard | None = None
+    reason: str = ""
 
 
 class CommandEvent(EventFields):
@@ -141,10 +155,12 @@ class ApprovalDecided(EventFields):
 
 
 class ApprovalNoticed(EventFields):
-    """A message about a request for approval was posted or changed, or could not be.
+    """A message about a request for approval, or about the rollback, was posted or changed, or could not be.
 
-    request: the number of the step's request. notice: the message's place among its notices. version: of the request,
-    as the message shows it. error: why it could not be; channel_id and ts say where it stands when it could.
+    request: the number of the step's request, 0 for the rollback. notice: the message's place among its notices, or the
+    number of the rollback. version: of the request,
+    as the message shows it. error: why it could not be; channel_id and ts say where it stands when it could. unknown:
+    Slack's answer was lost and nobody can look, so that the message may be there or not.
     """
 
     type: Literal["approval_noticed"] = "approval_noticed"
@@ -156,6 +172,7 @@ class ApprovalNoticed(EventFields):
     channel_id: str | None = None
     ts: str | None = None
     error: str | None = None
+    unknown: bool = False
 
 
 class TimerFired(EventFields):
@@ -196,12 +213,13 @@ class StepResolved(EventFields):
 
 
 class MetricChecked(EventFields):
-    """The metric was read after the last step.
+    """The metric was read: before the first step, or after the last one.
 
-    value: in the metric's own unit; None means no data, and detail says why.
+    at: when the reading began. value: in the metric's own unit; None means no data, and detail says why.
     """
 
     type: Literal["metric_checked"] = "metric_checked"
+    moment: Moment = "after"
     run: int
     attempt: Annotated[int, Field(ge=1)]
     value: float | None
@@ -209,7 +227,8 @@ class MetricChecked(EventFields):
 
 
 FollowUp = (
-    StepPrepared
+    StartJudged
+    | StepPrepared
     | StepStarted
     | StepHeartbeat
     | StepFinished
@@ -239,20 +258,5 @@ def read_event(raw: bytes | None) -> Event:
 
     Raises RecordRefused with the paths that are wrong.
     """
-    if raw is None:
-        raise RecordRefused([Problem("", "the record has no value")])
-    try:
-        return EVENTS.validate_python(_decoded(raw))
-    except ValidationError as error:
-        raise RecordRefused(_problems(error)) from error
-
-
-def _decoded(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    return [Problem(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors(include_url=False)]
+    event: Event = read_record(raw, EVENTS)
+    return event

@@ -2,16 +2,24 @@
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import JsonValue
 
 from app.core.anomaly import TenantId
 from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
+from app.core.guards import End, Trace, kept_for
 from app.core.model import Frozen, Instant, JsonObject
-from app.core.planning import Inverse, Prepared
 from app.core.runbook import Runbook
+from app.core.step_state import (
+    Reading,
+    Rollback,
+    StartVerdict,
+    StepState,
+    Verification,
+)
+from app.core.targets import targets_of
 
 
 class Status(StrEnum):
@@ -29,6 +37,7 @@ class Status(StrEnum):
     cancelled = "cancelled"
     rolled_back = "rolled_back"
     rollback_failed = "rollback_failed"
+    skipped = "skipped"
 
 
 TERMINAL = frozenset(
@@ -39,136 +48,28 @@ TERMINAL = frozenset(
         Status.cancelled,
         Status.rolled_back,
         Status.rollback_failed,
+        Status.skipped,
     }
 )
 
-StepStatus = Literal[
-    "pending",  # a command is due
-    "awaiting_approval",
-    "approved",  # the command to apply is due
-    "started",
-    "backing_off",
-    "planned",  # a dry run's end
-    "succeeded",
-    "failed",
-    "unknown",
-    "skipped",
-    "halted",
-    "manual",  # a rollback that only a person can do
-    "drifted",  # a rollback that found something else than was left, and let it be
-]
+ENDS: dict[Status, End] = {
+    Status.succeeded: "good",
+    Status.failed: "bad",
+    Status.rolled_back: "bad",
+    Status.rollback_failed: "bad",
+}
+"""What an end says of the runbook; a person's no, or nobody's word, says neither."""
 
-
-class StepState(Frozen):
-    """One step, forward or back.
-
-    attempt: the number in the current command's id. failures: attempts that ended without success. begun: the plan
-    that was last begun to be applied, None when none was. superseded: earlier requests, whose plans were no longer
-    what would be done.
-    """
-
-    status: StepStatus = "pending"
-    attempt: int = 1
-    failures: int = 0
-    plan: Prepared | None = None
-    begun: Prepared | None = None
-    approval: Approval | None = None
-    superseded: tuple[Approval, ...] = ()
-    output: JsonValue = None
-    truncated: bool = False
-    error: str | None = None
-    started_at: Instant | None = None
-    finished_at: Instant | None = None
-    lease_until: Instant | None = None
-    retry_at: Instant | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_written_before(cls, given: Any) -> Any:
-        """A request of a row from before requests kept their plan: it was the step's."""
-        approval = given.get("approval") if isinstance(given, dict) else None
-        if isinstance(approval, dict) and "plan" not in approval:
-            return {**given, "approval": {**approval, "plan": given.get("plan")}}
-        return given
-
-    def now(self, **changes: Any) -> Self:
-        """The step with these fields changed."""
-        return self.model_copy(update=changes)
-
-    @property
-    def requests(self) -> tuple[Approval, ...]:
-        """All its requests for approval, the first one first."""
-        return self.superseded if self.approval is None else (*self.superseded, self.approval)
-
-    def with_request(self, approval: Approval) -> Self:
-        """The step with this request in place of the one of the same number; the same step where it has none."""
-        same = approval.number
-        if all(one.number != same for one in self.requests):
-            return self
-        if self.approval is not None and self.approval.number == same:
-            return self.now(approval=approval)
-        return self.now(superseded=tuple(approval if one.number == same else one for one in self.superseded))
-
-
-class RollbackStep(StepState):
-    """Taking one forward step back.
-
-    index: the forward step's. inverse: None when only a person can do it, and reason says why.
-    """
-
-    index: int
-    inverse: Inverse | None = None
-    reason: str | None = None
-
-
-RollbackCause = Literal["failure", "halt", "metric", "no_data", "person"]
-
-
-class Rollback(Frozen):
-    """The way back, in the order it is walked.
-
-    cause: failure of a step, a halt, what the metric check found or did not find, or a person's word. by: who asked
-    for the rollback of an execution that had ended, None for one that began by itself; asked_at: when, and
-    ended_before: when it had ended.
-    """
-
-    reason: str
-    steps: tuple[RollbackStep, ...]
-    cause: RollbackCause = "failure"
-    by: str | None = None
-    asked_at: Instant | None = None
-    ended_before: Instant | None = None
-
-    def pending(self) -> int | None:
-        """The position of the step being taken back, None when all have ended."""
-        return next((place for place, step in enumerate(self.steps) if step.status not in WALKED), None)
-
-    def halted(self, reason: str, at: datetime) -> Self:
-        """The rollback with all that has not ended left as it is."""
-        left = {"status": "halted", "error": reason, "finished_at": at}
-        steps = tuple(step if step.status in WALKED else step.now(**left) for step in self.steps)
-        return self.model_copy(update={"steps": steps})
-
-
-WALKED = frozenset({"succeeded", "failed", "unknown", "manual", "drifted", "halted"})
-
-
-class Verification(Frozen):
-    """The metric check after the last step; due means the reading has been asked for."""
-
-    check_at: Instant
-    due: bool = False
-    attempt: int = 1
-    lease_until: Instant | None = None
-    value: float | None = None
-    detail: str = ""
+SHADOW = "the runbook is a shadow: it is matched, and never carried out"
 
 
 class Execution(Frozen):
     """One run of one runbook.
 
     run: the offset of its ``execution_requested`` record, which tells runs of the same id apart.
-    cursor: the step it stands at. last_offset: of the last event that changed it.
+    targets: what it acts on, as far as its request tells. verdict: of the runbook's guards, None where none was needed
+    or none has been given. cursor: the step it stands at. last_offset: of the last event that changed it.
+    metric_before: the check's metric before the first step was applied, None while or where it was not read.
     cancel_by: who asked to stop it, None when nobody did.
     """
 
@@ -176,10 +77,13 @@ class Execution(Frozen):
     run: int
     status: Status
     reason: str = ""
+    targets: tuple[str, ...] = ()
+    verdict: StartVerdict | None = None
     steps: tuple[StepState, ...]
     cursor: int = 0
     rollback: Rollback | None = None
     verification: Verification | None = None
+    metric_before: Reading | None = None
     cancel_by: str | None = None
     started_at: Instant | None = None
     finished_at: Instant | None = None
@@ -225,6 +129,38 @@ class Execution(Frozen):
             return named
         trigger = self.runbook.trigger
         return None if trigger is None or trigger.service_id == "*" else trigger.service_id
+
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether the runbook's guards have to speak before it may start: what a person asked for is not judged."""
+        asked = self.request.requested_by is not None or self.request.dry_run
+        return self.status == Status.queued and self.verdict is None and self.runbook.guarded and not asked
+
+    @property
+    def place_in_line(self) -> int:
+        """The offset at which it came to wait for its start."""
+        return self.run if self.verdict is None else self.verdict.offset
+
+    def is_in_the_way_of(self, other: "Execution") -> bool:
+        """Whether another, queued one has to wait for this one, which acts on one of its targets or came before."""
+        if self.execution_id == other.execution_id or self.terminal or set(self.targets).isdisjoint(other.targets):
+            return False
+        return self.status != Status.queued or self.place_in_line < other.place_in_line
+
+    def trace(self) -> Trace | None:
+        """What the guards remember of it; None where they need not, as of what was skipped."""
+        if not self.runbook.guarded or self.request.dry_run or self.status == Status.skipped:
+            return None
+        trace = Trace(runbook=self.runbook.name, keys=keys_of(self), at=self.request.at)
+        if self.taken_up_again:
+            assert self.rollback is not None
+            return trace.ended(self.rollback.ended_before or self.request.at, "neither")
+        return trace if self.finished_at is None else trace.ended(self.finished_at, ENDS.get(self.status, "neither"))
+
+    @property
+    def taken_up_again(self) -> bool:
+        """Whether it had ended, and somebody wanted it taken back."""
+        return self.rollback is not None and self.rollback.by is not None
 
     @property
     def dedup_until(self) -> datetime | None:
@@ -287,13 +223,16 @@ class Execution(Frozen):
             status=self.status,
             last_offset=self.last_offset,
             dedup_until=self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
+            trace=(trace := self.trace()),
+            kept_until=None if trace is None else self.finished_at + kept_for(self.runbook),
         )
 
 
 class Marker(Frozen):
     """An execution that has ended, kept so that a repeated request stays the same execution.
 
-    last_offset: of the event that ended it, None in a row from before markers kept it.
+    last_offset: of the event that ended it, None in a row from before markers kept it. trace: what the runbook's guards
+    remember of it until kept_until, None where they need not.
     """
 
     execution_id: str
@@ -302,6 +241,13 @@ class Marker(Frozen):
     status: Status
     dedup_until: Instant
     last_offset: int | None = None
+    trace: Trace | None = None
+    kept_until: Instant | None = None
+
+    @property
+    def until(self) -> datetime:
+        """When nobody needs it any more."""
+        return self.dedup_until if self.kept_until is None else max(self.dedup_until, self.kept_until)
 
 
 class Place(Frozen):
@@ -332,7 +278,15 @@ class Place(Frozen):
         """
         if self.rolling_back and (execution.rollback is None or execution.rollback.by is None):
             return False
-        return execution.runbook.steps[self.forward(execution)].require_approval
+        if execution.runbook.steps[self.forward(execution)].require_approval:
+            return True
+        return not self.rolling_back and self._is_first_to_ask(execution)
+
+    def _is_first_to_ask(self, execution: Execution) -> bool:
+        """Whether the guards want an approval before anything is done, and nobody has given one before this step."""
+        if execution.verdict is None or execution.verdict.effect != "approve":
+            return False
+        return all(step.approval is None for step in execution.steps[: self.index])
 
     def step(self, execution: Execution) -> StepState:
         """The step's state."""
@@ -349,8 +303,8 @@ class Place(Frozen):
 
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
-    """A new execution: queued, or at once running when it is a dry run, which waits for nobody."""
-    return Execution(
+    """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
+    execution = Execution(
         request=event,
         run=offset,
         status=Status.running if event.dry_run else Status.queued,
@@ -358,6 +312,15 @@ def begin(event: ExecutionRequested, offset: int) -> Execution:
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )
+    refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
+    if refusal is not None:
+        return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)
+    return execution.now(targets=() if event.dry_run else targets_of(event.runbook, _known_at_request(event)))
+
+
+def keys_of(execution: Execution) -> tuple[str, ...]:
+    """What guards take it to be about: its targets, else its service."""
+    return execution.targets or (f"service/{execution.service_id or '*'}",)
 
 
 def variables_of(execution: Execution) -> JsonObject:
@@ -365,11 +328,14 @@ def variables_of(execution: Execution) -> JsonObject:
 
     A manual run has no anomaly: its context stands in, on top of what the trigger names.
     """
-    request = execution.request
+    steps: list[JsonValue] = [_step_view(execution, index) for index in range(len(execution.steps))]
+    return {**_known_at_request(execution.request), "steps": steps}
+
+
+def _known_at_request(request: ExecutionRequested) -> JsonObject:
     return {
         "anomaly": _anomaly_of(request),
         "context": request.context,
-        "steps": [_step_view(execution, index) for index in range(len(execution.steps))],
         "runbook": {"name": request.runbook.name, "version": request.runbook_version},
         "execution": {
             "id": request.execution_id,

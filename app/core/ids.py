@@ -28,6 +28,11 @@ def command_id(execution_id: str, run: int, step: int, phase: str, attempt: int)
     return f"{execution_id}/{run}/{step}/{phase}/{attempt}"
 
 
+def message_id(execution_id: str, run: int, step: int, request: int, notice: int) -> str:
+    """``execution_id/run/step/notice-request-notice``: one message about a request, in all its versions."""
+    return f"{execution_id}/{run}/{step}/notice-{request}-{notice}"
+
+
 def first_attempt(command: str) -> str:
     """The id of the same command's first attempt: what all attempts have in common."""
     return command.rpartition("/")[0] + "/1"

@@ -3,7 +3,7 @@
 Total and pure. An event that is illegal or stale leaves the state as it was, and the answer says why.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple, assert_never
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from app.core.approving import (
     on_request_due,
     why_not_decided,
 )
-from app.core.commands import Command, MetricCommand, StepCommand
+from app.core.commands import Command, StepCommand
 from app.core.events import (
     ApprovalDecided,
     ApprovalNoticed,
@@ -29,6 +29,7 @@ from app.core.events import (
     MetricChecked,
     Phase,
     RollbackRequested,
+    StartJudged,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -38,12 +39,12 @@ from app.core.events import (
     StepStarted,
     TimerFired,
 )
-from app.core.execution import Execution, Marker, Place, Status, StepState, begin, variables_of
+from app.core.execution import Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
+from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
     Stale,
-    begin_rollback,
     cancelled,
     on_finished,
     on_heartbeat,
@@ -56,9 +57,7 @@ from app.core.stepping import (
     plans_first,
 )
 from app.core.transitions import TRANSITIONS, Signal
-
-CHECK_LEASE = timedelta(seconds=60)
-CHECK_ATTEMPTS = 3
+from app.core.verifying import before_commands, check_again, check_commands, on_metric
 
 
 class Evolved(NamedTuple):
@@ -82,10 +81,10 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return Evolved(None, "no such execution")
     if isinstance(execution, Marker) or execution.terminal:
         return Evolved(execution, f"the execution has ended: {execution.status}")
-    if isinstance(event, CommandEvent | MetricChecked | ApprovalNoticed) and event.run != execution.run:
+    if isinstance(event, CommandEvent | MetricChecked | ApprovalNoticed | StartJudged) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
     try:
-        signal, changed = _interpret(execution, event)
+        signal, changed = _interpret(execution, event, offset)
     except Stale as stale:
         return Evolved(execution, str(stale))
     status = TRANSITIONS[execution.status].get(signal)
@@ -127,8 +126,10 @@ def _rollback_requested(execution: Execution | Marker | None, event: RollbackReq
     return Evolved(changed.now(status=TRANSITIONS[pinned.status][signal], last_offset=offset))
 
 
-def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 - one case an event
+def _interpret(execution: Execution, event: FollowUp, offset: int) -> Move:  # noqa: PLR0911 - one case an event
     match event:
+        case StartJudged():
+            return _on_judged(execution, event, offset)
         case StepPrepared():
             return on_prepared(execution, event)
         case StepStarted():
@@ -152,9 +153,19 @@ def _interpret(execution: Execution, event: FollowUp) -> Move:  # noqa: PLR0911 
         case StepResolved():
             return on_resolved(execution, event)
         case MetricChecked():
-            return _on_metric(execution, event)
+            return on_metric(execution, event)
         case _:
             assert_never(event)
+
+
+def _on_judged(execution: Execution, event: StartJudged, offset: int) -> Move:
+    if not execution.awaits_verdict:
+        raise Stale("no verdict is awaited")
+    verdict = StartVerdict(effect=event.effect, guard=event.guard, reason=event.reason, offset=offset)
+    judged = execution.now(verdict=verdict)
+    if event.effect == "skip":
+        return Move("skipped", judged.now(reason=f"{event.guard}: {event.reason}", finished_at=event.at))
+    return Move("judged", judged)
 
 
 def _on_timer(execution: Execution, at: datetime) -> Move:
@@ -162,7 +173,7 @@ def _on_timer(execution: Execution, at: datetime) -> Move:
     if deadline is None or at < deadline:
         raise Stale("nothing was due")
     if execution.status == Status.verifying:
-        return _check_again(execution, at)
+        return check_again(execution, at)
     place = execution.standing
     assert place is not None
     step = place.step(execution)
@@ -174,45 +185,6 @@ def _on_timer(execution: Execution, at: datetime) -> Move:
         again = place.change(execution, status=status, attempt=step.attempt + 1, retry_at=None)
         return Move("retry_due", again)
     return on_lease_end(execution, place, at)
-
-
-def _check_again(execution: Execution, at: datetime) -> Move:
-    verification = execution.verification
-    assert verification is not None
-    if verification.due and verification.attempt >= CHECK_ATTEMPTS:
-        return _no_data(execution, "nobody answered the check", at)
-    attempt = verification.attempt + 1 if verification.due else verification.attempt
-    asked = verification.model_copy(update={"due": True, "attempt": attempt, "lease_until": at + CHECK_LEASE})
-    return Move("check_due", execution.now(verification=asked))
-
-
-def _on_metric(execution: Execution, event: MetricChecked) -> Move:
-    verification, check = execution.verification, execution.runbook.rollback_metric_check
-    if verification is None or check is None or not verification.due or event.attempt != verification.attempt:
-        raise Stale("no such reading was asked for")
-    read = verification.model_copy(update={"value": event.value, "detail": event.detail, "lease_until": None})
-    told = execution.now(verification=read)
-    if event.value is None:
-        return _no_data(told, event.detail, event.at)
-    if event.value > check.rollback_if_value_exceeds:
-        reason = f"{check.metric_name} is {event.value:g}, over {check.rollback_if_value_exceeds:g}"
-        return begin_rollback(told, reason, event.at, "metric")
-    return Move("all_done", told.now(finished_at=event.at, reason=""))
-
-
-def _no_data(execution: Execution, detail: str, at: datetime) -> Move:
-    check = execution.runbook.rollback_metric_check
-    assert check is not None
-    reason = f"no data for {check.metric_name}" + (f": {detail}" if detail else "")
-    match check.on_no_data:
-        case "keep":
-            return Move("all_done", execution.now(finished_at=at, reason=reason))
-        case "rollback":
-            return begin_rollback(execution, reason, at, "no_data")
-        case "attention":
-            return Move("check_unclear", execution.now(reason=reason))
-        case _:
-            assert_never(check.on_no_data)
 
 
 def _on_cancel(execution: Execution, event: CancelRequested) -> Move:
@@ -239,13 +211,18 @@ def _withdrawn(execution: Execution) -> Execution:
 
 def decide(execution: Execution) -> tuple[Command, ...]:
     """All that is outstanding now; the same state gives the same commands, with the same ids."""
-    return () if execution.terminal else (*_work_due(execution), *notices_due(execution))
+    if execution.terminal:
+        return ()
+    work = _work_due(execution)
+    return (*before_commands(execution, work), *work, *notices_due(execution))
 
 
 def _work_due(execution: Execution) -> tuple[Command, ...]:
     if execution.status == Status.verifying:
-        return _metric_commands(execution)
+        return check_commands(execution)
     place = execution.standing
+    if execution.awaits_verdict and execution.cancel_by is None:
+        return ()
     if place is None or execution.status not in {Status.queued, Status.running, Status.rolling_back}:
         return ()
     step = place.step(execution)
@@ -254,23 +231,6 @@ def _work_due(execution: Execution) -> tuple[Command, ...]:
     return (
         (_rollback_command(execution, place),) if place.rolling_back else (_step_command(execution, place.index, step),)
     )
-
-
-def _metric_commands(execution: Execution) -> tuple[Command, ...]:
-    verification, check = execution.verification, execution.runbook.rollback_metric_check
-    if verification is None or check is None or not verification.due:
-        return ()
-    name = command_id(execution.execution_id, execution.run, len(execution.steps), "metric", verification.attempt)
-    command = MetricCommand(
-        command_id=name,
-        tenant=execution.tenant,
-        execution_id=execution.execution_id,
-        run=execution.run,
-        attempt=verification.attempt,
-        check=check,
-        service_id=check.service_id or execution.service_id or "",
-    )
-    return (command,)
 
 
 def _step_command(execution: Execution, index: int, step: StepState) -> StepCommand:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, TypeAdapter, field_validator
 
 from app.core.model import Frozen, JsonObject, canonical, digest
+from app.core.steps import Step
 
 OUTPUT_LIMIT = 64 * 1024  # bytes of captured output, design §7
 OUTPUTS_LIMIT = 1024 * 1024  # of all outputs of one execution: they travel in every command, and in its state
@@ -13,6 +14,9 @@ OUTPUT_ALWAYS = 2 * 1024  # what a step may give back however much the ones befo
 PLAN_LIMIT = 64 * 1024  # bytes of one plan as JSON
 
 OutcomeName = Literal["succeeded", "failed", "unknown"]
+
+
+STEPS: TypeAdapter[Step] = TypeAdapter(Step)
 
 
 class Inverse(Frozen):
@@ -25,6 +29,12 @@ class Inverse(Frozen):
     step: JsonObject
     expected: JsonValue = None
     declared: bool = False
+
+    @field_validator("step")
+    @classmethod
+    def _is_a_step(cls, value: JsonObject) -> JsonObject:
+        STEPS.validate_python(value)
+        return value
 
 
 class Prepared(Frozen):

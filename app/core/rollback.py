@@ -3,15 +3,29 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from app.core.execution import Execution, Rollback, RollbackCause, RollbackStep, StepState
+from app.core.approval import Notice
+from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.planning import Inverse
+from app.core.step_state import Rollback, RollbackCause, RollbackStep, StepState
 from app.core.steps import Step
 
 ROLLBACK_ATTEMPTS = 12
 """With the pauses between them two to four minutes: a control plane that is being upgraded comes back in that time."""
 NO_PLAN = "what it changed was not recorded"
 NOT_TAKEN_BACK = frozenset({"failed", "unknown", "drifted"})
+
+
+def begun_rollback(execution: Execution, reason: str, cause: RollbackCause, at: datetime) -> Rollback:
+    """The rollback that begins now, with the message that tells of it where there is a place for one."""
+    before = execution.rollback
+    channel = execution.runbook.notify_channel or execution.request.limits.approval_channel
+    told = {
+        "begun_at": at,
+        "number": 1 if before is None else before.number + 1,
+        "notice": None if channel is None else Notice(kind="rollback", to=channel),
+    }
+    return derive_rollback(execution, reason, cause).model_copy(update=told)
 
 
 def derive_rollback(execution: Execution, reason: str, cause: RollbackCause) -> Rollback:

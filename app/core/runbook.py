@@ -1,6 +1,6 @@
 """The runbook: the product page's JSON verbatim, closed, every refusal with its path."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
@@ -8,13 +8,14 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from app.core.anomaly import Name, TenantId
 from app.core.conditions import checked_condition
 from app.core.errors import Problem, RunbookRefused, TemplateError
-from app.core.model import Frozen, depth_of, digest, problems_of
+from app.core.model import MAX_PROBLEMS, Frozen, canonical, depth_of, digest, problems_of
 from app.core.steps import Minutes, ShortText, Step, Text
 from app.core.templating import check_template, is_template
 
 MAX_STEPS = 50
 MAX_RUNBOOK_DEPTH = 32
 NO_TEMPLATE = "takes no template: who is asked must not depend on what an event says (the channel of a slack step may)"
+MAX_RUNBOOK_BYTES = 256 * 1024  # the whole definition travels in every request and stands in every state
 RunbookName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -41,17 +42,62 @@ class Trigger(Frozen):
 
 
 class MetricCheck(Frozen):
-    """Read the metric some minutes after the last step, and roll back when it is above the bound."""
+    """Read the metric some minutes after the last step, and roll back when it is beyond a bound.
+
+    samples: how many readings are asked for, interval_seconds apart; ``app.core.verifying`` says how they are judged.
+    """
 
     metric_name: Name
     check_after_minutes: Minutes
-    rollback_if_value_exceeds: float
+    rollback_if_value_exceeds: float | None = None
+    rollback_if_value_below: float | None = None
+    samples: Annotated[int, Field(strict=True, ge=1, le=20)] = 1
+    interval_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 15.0
     service_id: Name | None = None
     on_no_data: Literal["keep", "rollback", "attention"] = "attention"
 
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> Self:
+        above, below = self.rollback_if_value_exceeds, self.rollback_if_value_below
+        if above is None and below is None:
+            raise ValueError("needs rollback_if_value_exceeds or rollback_if_value_below")
+        if above is not None and below is not None and below >= above:
+            raise ValueError("would take every value for bad: rollback_if_value_below must be the lower bound")
+        return self
+
+    def why_bad(self, value: float) -> str | None:
+        """Which bound a value is beyond, as ``over 90``; None when it is good. A bound itself is good."""
+        above, below = self.rollback_if_value_exceeds, self.rollback_if_value_below
+        if above is not None and value > above:
+            return f"over {above:g}"
+        return f"under {below:g}" if below is not None and value < below else None
+
+    def worst(self, values: Sequence[float]) -> float:
+        """Of several series' values the one to judge by: the highest under an upper bound, else the lowest.
+
+        With both bounds the lowest counts where it is beyond its bound and the highest is not.
+        """
+        highest, lowest = max(values), min(values)
+        above, below = self.rollback_if_value_exceeds, self.rollback_if_value_below
+        if above is None or (below is not None and lowest < below and highest <= above):
+            return lowest
+        return highest
+
+
+class CircuitBreaker(Frozen):
+    """After so many runs in a row that failed, none starts by itself for a while; then one may try."""
+
+    failures: Annotated[int, Field(strict=True, ge=1, le=100)]
+    open_minutes: Minutes = 30.0
+
 
 class Runbook(Frozen):
-    """A named sequence of steps and what starts it."""
+    """A named sequence of steps and what starts it.
+
+    cooldown_seconds, max_runs_per_hour, when_exceeded, circuit_breaker: ``app.core.guards`` says what each means; they
+    bind what starts by itself, not what a person asks for. mode: a shadow is matched and recorded beside the active
+    ones, and never carried out, but for dry runs.
+    """
 
     name: RunbookName
     description: Text = ""
@@ -64,6 +110,22 @@ class Runbook(Frozen):
     on_halt: Literal["keep", "rollback"] = "keep"
     rollback_metric_check: MetricCheck | None = None
     dry_run: bool = False
+    cooldown_seconds: Annotated[float, Field(ge=0, le=7 * 24 * 60 * 60)] = 0.0
+    max_runs_per_hour: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
+    when_exceeded: Literal["skip", "approve"] = "skip"
+    circuit_breaker: CircuitBreaker | None = None
+    mode: Literal["active", "shadow"] = "active"
+
+    @model_validator(mode="after")
+    def _exceeds_something(self) -> Self:
+        if self.when_exceeded == "approve" and self.max_runs_per_hour is None:
+            raise ValueError("when_exceeded has no effect without max_runs_per_hour")
+        return self
+
+    @property
+    def guarded(self) -> bool:
+        """Whether anything but a pause can keep it from starting by itself."""
+        return bool(self.cooldown_seconds or self.max_runs_per_hour or self.circuit_breaker)
 
     def approval_timeout_s(self, index: int) -> float:
         """How long step ``index`` waits for approval, in seconds."""
@@ -73,6 +135,10 @@ class Runbook(Frozen):
     def content(self) -> dict[str, Any]:
         """The definition as JSON-able data, defaults left out, ready to be read again."""
         return self.model_dump(mode="json", exclude_defaults=True)
+
+    def size(self) -> int:
+        """How many bytes the content has as JSON."""
+        return len(canonical(self.content()).encode())
 
     def digest(self) -> str:
         """SHA-256 of the content: two definitions that mean the same have the same digest."""
@@ -90,7 +156,9 @@ def read_runbook(content: Mapping[str, Any]) -> Runbook:
         runbook = Runbook.model_validate(content)
     except ValidationError as error:
         raise RunbookRefused(problems_of(error, Runbook)) from error
-    problems = [*_template_problems("", runbook.content()), *_templated_people(runbook)]
+    if (size := runbook.size()) > MAX_RUNBOOK_BYTES:
+        raise RunbookRefused([Problem("", too_large(size))])
+    problems = [*_template_problems("", runbook.content()), *_templated_people(runbook)][:MAX_PROBLEMS]
     if problems:
         raise RunbookRefused(problems)
     return runbook
@@ -107,6 +175,11 @@ def _templated_people(runbook: Runbook) -> Iterator[Problem]:
         for field in ("approvers", "escalate_to"):
             named += [(f"steps[{index}].{field}[{place}]", one) for place, one in enumerate(getattr(step, field))]
     yield from (Problem(path, NO_TEMPLATE) for path, text in named if is_template(text))
+
+
+def too_large(size: int) -> str:
+    """What is wrong with a definition of this size."""
+    return f"the definition has {size} bytes, at most {MAX_RUNBOOK_BYTES} are taken"
 
 
 def _template_problems(path: str, value: JsonValue) -> Iterator[Problem]:

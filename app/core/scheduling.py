@@ -6,7 +6,8 @@ from collections.abc import Iterable
 def schedule(waiting: Iterable[tuple[str, int]], holding: int) -> tuple[str, ...]:
     """The executions that may start now.
 
-    waiting: (execution_id, the max_concurrent_runbooks pinned in its request) in log order.
+    waiting: (execution_id, the max_concurrent_runbooks pinned in its request) of those that nothing else keeps from
+    starting, in log order.
     holding: how many executions of the tenant hold a slot.
     The answer is level-based: an execution that may start stays in it until it holds a slot.
     """

@@ -17,9 +17,10 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
 )
-from app.core.execution import Execution, Place, RollbackCause, RollbackStep, StepState, Verification
+from app.core.execution import Execution, Place
 from app.core.planning import ActionFailure, Outcome
-from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, derive_rollback, without_dependents
+from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, begun_rollback, derive_rollback, without_dependents
+from app.core.step_state import RollbackCause, RollbackStep, StepState, Verification
 from app.core.transitions import Signal
 
 UNKNOWN_ATTEMPTS = 3
@@ -127,7 +128,7 @@ def begin_rollback(
     execution: Execution, reason: str, at: datetime, cause: RollbackCause, otherwise: Signal = "failed"
 ) -> Move:
     """Walk the steps back, or end at once, as otherwise says, where no step can be."""
-    rollback = derive_rollback(execution, reason, cause)
+    rollback = begun_rollback(execution, reason, cause, at)
     taken = execution.now(rollback=rollback, reason=reason)
     if rollback.pending() is None:
         return _over(otherwise, taken, at, reason)
@@ -141,7 +142,7 @@ def on_rollback_requested(execution: Execution, event: RollbackRequested) -> Mov
         raise Stale(refusal)
     reason = f"rollback asked for by {event.by}" + (f": {event.comment}" if event.comment else "")
     asked = {"by": event.by, "asked_at": event.at, "ended_before": execution.finished_at}
-    rollback = derive_rollback(execution, reason, "person").model_copy(update=asked)
+    rollback = begun_rollback(execution, reason, "person", event.at).model_copy(update=asked)
     again = {"reason": reason, "finished_at": None, "cancel_by": None}
     return Move("rollback_asked", execution.now(rollback=rollback, **again))
 
@@ -211,7 +212,7 @@ def _phase(execution: Execution, index: int, step: StepState) -> str:
 
 def plans_first(execution: Execution, index: int) -> bool:
     """Whether the step is only planned before anything else: it needs approval, or it is a dry run."""
-    return execution.request.dry_run or execution.runbook.steps[index].require_approval
+    return execution.request.dry_run or Place(rolling_back=False, index=index).asks(execution)
 
 
 def begun(execution: Execution, at: datetime) -> Execution:

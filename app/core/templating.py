@@ -8,44 +8,23 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, Undefined, pass_context
 from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.exceptions import TemplateError as JinjaError
 from jinja2.ext import Extension
 from jinja2.lexer import TOKEN_DATA, Token, TokenStream
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context
 from pydantic import JsonValue
 
 from app.core.errors import NotKnownYet, TemplateError
 from app.core.secret_references import as_plain, as_written
+from app.core.template_sandbox import Sandbox
+from app.core.template_work import WORK, Work, work_of
 
 WORD_BEGINS, WORD_ENDS = "\x02", "\x03"
 """Around what an expression gave, in a text that is still to be taken apart; no value can hold them."""
 MAX_RENDERED = 64 * 1024
-MAX_EXPONENT = 64
 UNKNOWN_END = ": known after it runs>>"
-
-
-class _Bounded(ImmutableSandboxedEnvironment):
-    """A sandbox in which no operator makes a huge value out of small ones, and an object's own keys come first."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(side) for side in (left, right) if isinstance(side, str | list | tuple)]
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("formatting with % is not available")
-        if operator == "*" and sizes:
-            times = right if isinstance(right, int) else left
-            if isinstance(times, int) and max(sizes) * times > MAX_RENDERED:
-                raise SecurityError("the repeated value is too long")
-        if operator == "**" and not (isinstance(right, int | float) and abs(right) <= MAX_EXPONENT):
-            raise SecurityError(f"the exponent is over {MAX_EXPONENT}")
-        return super().call_binop(context, operator, left, right)
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        """``body.items`` is the JSON field of that name where there is one, not the method."""
-        return obj[attribute] if isinstance(obj, dict) and attribute in obj else super().getattr(obj, attribute)
 
 
 def _not_known(unknown: "Unknown", *_: object) -> Any:
@@ -121,20 +100,15 @@ def _marked(value: Any) -> Any:
     return WORD_BEGINS + _said(value).replace(WORD_BEGINS, "").replace(WORD_ENDS, "") + WORD_ENDS
 
 
-def _environment(finalize: Callable[[Any], Any], **options: Any) -> _Bounded:
-    environment = _Bounded(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=finalize, **options
-    )
-    for name in ("pprint", "xmlattr", "urlize", "random"):  # random: the same step must give the same plan
-        environment.filters.pop(name)
-    environment.filters["center"] = environment.filters["indent"] = _unavailable
+def _environment(finalize: Callable[[Any], Any], **options: Any) -> Sandbox:
+    @pass_context
+    def charged(context: Context, value: Any) -> Any:
+        work_of(context).charge_for(value)
+        return finalize(value)
+
+    environment = Sandbox(undefined=StrictUndefined, finalize=charged, **options)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _json_of}
-    environment.globals.clear()
     return environment
-
-
-def _unavailable(*_: object) -> str:
-    raise SecurityError("this filter is not available")
 
 
 _PLAIN = _environment(_plain)
@@ -147,12 +121,15 @@ def is_template(text: str) -> bool:
     return "{{" in text or "{%" in text
 
 
-@lru_cache(maxsize=16384)
-def _compiled(source: str, environment: _Bounded = _PLAIN) -> Template:
+@lru_cache(maxsize=4096)
+def _compiled(source: str, environment: Sandbox = _PLAIN) -> Template:
     try:
         return environment.from_string(source)
     except TemplateSyntaxError as error:
         raise TemplateError(f"is not a template: {error.message}, line {error.lineno}") from error
+    except (SyntaxError, RecursionError, MemoryError, ValueError, OverflowError) as error:
+        # Python's own compiler has limits, and Jinja does not translate what it says when they are met
+        raise TemplateError("is not a template: it is nested too deep, or holds a number that is too long") from error
 
 
 def check_template(text: str) -> None:
@@ -164,24 +141,33 @@ def check_template(text: str) -> None:
         _compiled(text)
 
 
-def render(value: JsonValue, variables: Mapping[str, Any], path: str = "", *, with_secrets: bool = False) -> JsonValue:
+def render(
+    value: JsonValue,
+    variables: Mapping[str, Any],
+    path: str = "",
+    *,
+    with_secrets: bool = False,
+    work: Work | None = None,
+) -> JsonValue:
     """Render every string inside a JSON value, keys left as they are.
 
     with_secrets: references to secrets will be resolved in the result; only those that the templates hold stay some.
+    work: what all templates of a step may cost together; None is one of its own for this value.
     Raises TemplateError naming the path below the value.
     """
+    work = work or Work()
     match value:
         case str():
             environment = _WITH_SECRETS if with_secrets else _PLAIN
-            return _text(value, variables, path, environment) if is_template(value) else value
+            return _text(value, variables, path, environment, work) if is_template(value) else value
         case dict():
             return {
-                key: render(inner, variables, f"{path}.{key}" if path else key, with_secrets=with_secrets)
+                key: render(inner, variables, f"{path}.{key}" if path else key, with_secrets=with_secrets, work=work)
                 for key, inner in value.items()
             }
         case list():
             return [
-                render(inner, variables, f"{path}[{index}]", with_secrets=with_secrets)
+                render(inner, variables, f"{path}[{index}]", with_secrets=with_secrets, work=work)
                 for index, inner in enumerate(value)
             ]
         case _:
@@ -193,22 +179,24 @@ def render_pieces(source: str, variables: Mapping[str, Any], path: str) -> list[
 
     Raises TemplateError naming the path.
     """
-    text = _text(source, variables, path, _IN_PIECES) if is_template(source) else source
+    text = _text(source, variables, path, _IN_PIECES, Work()) if is_template(source) else source
     return [piece for part in text.split(WORD_BEGINS) for piece in part.split(WORD_ENDS, 1)]
 
 
-def _text(source: str, variables: Mapping[str, Any], path: str, environment: _Bounded) -> str:
+def _text(source: str, variables: Mapping[str, Any], path: str, environment: Sandbox, work: Work) -> str:
     where = f"{path}: " if path else ""
     pieces: list[str] = []
     size = 0
     try:
-        for piece in _compiled(source, environment).generate(variables):
+        for piece in _compiled(source, environment).generate({**variables, WORK: work}):
             size += len(piece)
             if size > MAX_RENDERED:
                 raise TemplateError(f"{where}renders to more than {MAX_RENDERED} characters")
             pieces.append(piece)
     except UndefinedError as error:
         raise TemplateError(f"{where}{error.message}") from error
+    except RecursionError as error:
+        raise TemplateError(f"{where}a value is nested too deep") from error
     except (JinjaError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise TemplateError(f"{where}{type(error).__name__}: {error}") from error
     return "".join(pieces)

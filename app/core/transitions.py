@@ -7,6 +7,8 @@ from typing import Literal
 from app.core.execution import Status
 
 Signal = Literal[
+    "judged",
+    "skipped",
     "step_begun",
     "step_continues",
     "step_done",
@@ -27,6 +29,7 @@ Signal = Literal[
     "check_waits",
     "check_due",
     "check_unclear",
+    "metric_read",
     "rollback_begun",
     "rollback_asked",
     "rollback_approved",
@@ -53,7 +56,9 @@ _ENDED: Mapping[Signal, Status] = MappingProxyType({"rollback_asked": Status.rol
 TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
     {
         Status.queued: MappingProxyType(
-            _FORWARD | {"step_reissued": Status.queued, "cancel_noted": Status.queued, "noticed": Status.queued},
+            _FORWARD
+            | {"step_reissued": Status.queued, "cancel_noted": Status.queued, "noticed": Status.queued}
+            | {"judged": Status.queued, "skipped": Status.skipped, "metric_read": Status.queued},
         ),
         Status.running: MappingProxyType(
             _FORWARD
@@ -63,6 +68,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "retry_due": Status.running,
                 "cancel_noted": Status.running,
                 "noticed": Status.running,
+                "metric_read": Status.running,
             },
         ),
         Status.awaiting_approval: MappingProxyType(
@@ -70,6 +76,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "vote_counted": Status.awaiting_approval,
                 "reminded": Status.awaiting_approval,
                 "noticed": Status.awaiting_approval,
+                "metric_read": Status.awaiting_approval,
                 "step_done": Status.running,
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
@@ -83,6 +90,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.verifying: MappingProxyType(
             {
                 "noticed": Status.verifying,
+                "metric_read": Status.verifying,
                 "check_due": Status.verifying,
                 "check_unclear": Status.attention,
                 "all_done": Status.succeeded,
@@ -94,6 +102,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.rolling_back: MappingProxyType(
             {
                 "noticed": Status.rolling_back,
+                "metric_read": Status.rolling_back,
                 "step_begun": Status.rolling_back,
                 "step_continues": Status.rolling_back,
                 "step_reissued": Status.rolling_back,
@@ -108,6 +117,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.attention: MappingProxyType(
             {
                 "noticed": Status.attention,
+                "metric_read": Status.attention,
                 "step_done": Status.running,
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
@@ -122,5 +132,6 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.cancelled: _ENDED,
         Status.rolled_back: _ENDED,
         Status.rollback_failed: _ENDED,
+        Status.skipped: _ENDED,
     }
 )

@@ -5,9 +5,10 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from app.core.approval import Approval
-from app.core.execution import Execution, RollbackStep, StepState
+from app.core.execution import Execution, Status
 from app.core.planning import Prepared
 from app.core.rollback import rollback_status
+from app.core.step_state import Reading, RollbackStep, StepState
 
 
 class Shown(BaseModel):
@@ -117,6 +118,26 @@ class RollbackItem(Shown):
     steps: list[RollbackStepItem]
 
 
+class ReadingItem(Shown):
+    """One reading of the metric: when, and its value, or why there is none."""
+
+    at: datetime
+    value: float | None
+    detail: str | None
+
+
+class MetricCheckItem(Shown):
+    """The metric that is checked: before the first step, and after the last one; before is None when it was not read.
+
+    check_at: when the next reading is due, None before the last step and when there is none to come.
+    """
+
+    metric_name: str
+    before: ReadingItem | None
+    after: list[ReadingItem]
+    check_at: datetime | None
+
+
 class TriggerItem(Shown):
     """Whether the runbook's trigger holds for this run; a manual run need not match."""
 
@@ -138,6 +159,7 @@ class HistoryItem(Shown):
     service_id: str | None
     status: str
     reason: str | None
+    targets: list[str]
     dry_run: bool
     requested_by: str | None
     requested_at: datetime
@@ -148,6 +170,7 @@ class HistoryItem(Shown):
     steps: list[StepItem]
     approvers: list[str]
     rollback: RollbackItem
+    metric_check: MetricCheckItem | None
 
 
 def item_of(execution: Execution) -> HistoryItem:
@@ -162,6 +185,7 @@ def item_of(execution: Execution) -> HistoryItem:
         service_id=execution.service_id,
         status=execution.status.value,
         reason=execution.reason or None,
+        targets=list(execution.targets),
         dry_run=request.dry_run,
         requested_by=request.requested_by,
         requested_at=request.at,
@@ -172,6 +196,7 @@ def item_of(execution: Execution) -> HistoryItem:
         steps=[_step(execution, index, state) for index, state in enumerate(execution.steps)],
         approvers=_approvers(execution),
         rollback=_rollback(execution),
+        metric_check=_metric_check(execution),
     )
 
 
@@ -264,6 +289,23 @@ def _rollback(execution: Execution) -> RollbackItem:
         requested_at=execution.rollback.asked_at,
         steps=[_back(step) for step in execution.rollback.steps],
     )
+
+
+def _metric_check(execution: Execution) -> MetricCheckItem | None:
+    check, verification = execution.runbook.rollback_metric_check, execution.verification
+    if check is None:
+        return None
+    waits = verification is not None and execution.status == Status.verifying
+    return MetricCheckItem(
+        metric_name=check.metric_name,
+        before=_reading(execution.metric_before) if execution.metric_before else None,
+        after=[_reading(one) for one in verification.readings] if verification else [],
+        check_at=verification.check_at if verification and waits else None,
+    )
+
+
+def _reading(reading: Reading) -> ReadingItem:
+    return ReadingItem(at=reading.at, value=reading.value, detail=reading.detail or None)
 
 
 def _back(step: RollbackStep) -> RollbackStepItem:

@@ -1,4 +1,4 @@
-"""The projector: reads ``execution-events``, folds it, and writes rows and offsets in one transaction.
+"""The projector: reads a topic, has it made into rows, and writes rows and offsets in one transaction.
 
 The database says where to go on, never Kafka: an empty database starts at the beginning of the log. Two projectors
 may hold a partition for a moment during a rebalance; the one whose offset has moved writes nothing and looks again.
@@ -12,12 +12,12 @@ from typing import Any
 from aiokafka import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
-from prometheus_client import CollectorRegistry
 
 from app.clients.kafka import Consumer
 from app.history.database import DATABASE_ERRORS
-from app.history.projection import Place, Projection, Record, Tell
-from app.history.store import OffsetMoved, Store
+from app.history.ledger import LedgerProjection
+from app.history.projection import Place, Projection, Record
+from app.history.store import OffsetMoved
 
 BATCH_RECORDS = 2000
 FETCH_MS = 200
@@ -32,15 +32,13 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(
         self,
-        store: Store,
+        projection: Projection | LedgerProjection,
         topic: str,
         consumer_arguments: Mapping[str, Any],
         group_id: str,
-        registry: CollectorRegistry,
-        tell: Tell | None = None,
     ) -> None:
-        """Keep the parts; consumer_arguments say how to connect, tell is told of what is written."""
-        self._projection = Projection(store, registry, tell)
+        """Keep the parts; consumer_arguments say how to connect."""
+        self._projection = projection
         self._topic = topic
         self._arguments = dict(consumer_arguments)
         self._group_id = group_id

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.errors import Problem, Refused, TemporaryError
-from app.core.execution import Execution
+from app.core.execution import Execution, Status
 from app.history.database import DATABASE_ERRORS
 from app.history.items import HistoryItem, item_of
 from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
 
 MAX_LIMIT = 200
+MAX_IN_THE_WAY = 200  # live executions of a tenant that are looked through for the one that is waited for
 NOT_OURS = Problem("cursor", "is not a cursor of this API: use next_cursor as it was given")
 
 ORDER = (EXECUTIONS.c.requested_us, EXECUTIONS.c.execution_id, EXECUTIONS.c.run)
@@ -114,6 +115,21 @@ class HistoryQueries:
         last = rows[limit - 1] if len(rows) > limit else None
         following = None if last is None else _write_cursor(last.waits_until_us, last.execution_id, last.run)
         return WaitingPage([Execution.model_validate_json(row.state) for row in rows[:limit]], following)
+
+    async def in_the_way(self, execution: Execution) -> Execution | None:
+        """Who holds a target that an execution waits for, or waits for it longer; None when nobody is known to."""
+        if execution.status != Status.queued or not execution.targets:
+            return None
+        query = (
+            sa.select(EXECUTIONS.c.state)
+            .where(EXECUTIONS.c.tenant == execution.tenant, EXECUTIONS.c.terminal.is_(False))
+            .order_by(EXECUTIONS.c.requested_us)
+            .limit(MAX_IN_THE_WAY)
+        )
+        async with self._reading() as connection:
+            states = (await connection.execute(query)).scalars().all()
+        others = (Execution.model_validate_json(state) for state in states)
+        return next((one for one in others if one.is_in_the_way_of(execution)), None)
 
     async def item(self, tenant: str, execution_id: str) -> HistoryItem | None:
         """The history's entry of the latest run of an execution; None when the tenant has no such one."""

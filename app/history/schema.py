@@ -42,6 +42,25 @@ EXECUTIONS = sa.Table(
     sa.Index("executions_waiting", "tenant", "waits_until_us", "execution_id", "run"),
 )
 
+MATCH_DECISIONS = sa.Table(
+    "match_decisions",
+    METADATA,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("anomaly_id", sa.Text, primary_key=True),
+    sa.Column("runbook_name", sa.Text, primary_key=True),
+    sa.Column("runbook_version", sa.BigInteger, nullable=False),
+    sa.Column("service_id", sa.Text, nullable=False),
+    sa.Column("metric_name", sa.Text, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("execution_id", sa.Text),
+    sa.Column("acts_on", sa.Text),
+    sa.Column("decided_us", sa.BigInteger, nullable=False),
+    sa.Index("match_decisions_by_runbook", "tenant", "runbook_name", "result", "decided_us"),
+    sa.Index("match_decisions_by_age", "decided_us"),
+)
+"""What each candidate said of an anomaly when it came last; acts_on is a JSON list, of a shadow only."""
+
 OFFSETS = sa.Table(
     "offsets",
     METADATA,

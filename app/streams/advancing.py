@@ -9,19 +9,22 @@ from faust.types import EventT, StreamT
 
 from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
-from app.core.errors import RecordRefused
-from app.core.events import Event, TimerFired, read_event
+from app.core.errors import RecordRefused, RecordTooLarge
+from app.core.events import Event, StartJudged, TimerFired, read_event
 from app.core.execution import Execution
 from app.core.lifecycle import Evolved, evolve
 from app.core.rollback import rollback_status
+from app.core.unsendable import answer_for, stop_of
 from app.streams.figures import Figures
 from app.streams.index import ExecutionIndex, row_of, state_of
 from app.streams.log import Log
+from app.streams.pausing import Pauses
 from app.streams.publisher import Delivery, Publisher
 from app.streams.receipts import Receipts
 from app.streams.records import source_of
 from app.streams.tables import DeferredTable
 from app.streams.timers import Timers
+from app.streams.topics import EXECUTION_EVENTS
 
 SentKey = tuple[str, bool]
 MARKER_GRACE = timedelta(hours=1)
@@ -39,9 +42,11 @@ class Advancer:
         publisher: Publisher,
         clock: Callable[[], datetime],
         figures: Figures,
+        pauses: Pauses,
     ) -> None:
         """Keep the parts."""
-        self.index = ExecutionIndex()
+        self._pauses = pauses
+        self.index = ExecutionIndex(self._is_paused)
         self.timers = Timers(self._fire, clock)
         self._table = table
         self._log = log
@@ -49,12 +54,14 @@ class Advancer:
         self._clock = clock
         self._figures = figures
         self._sent: dict[str, frozenset[SentKey]] = {}
+        self._judged: set[str] = set()
 
     def recover(self, partitions: set[int]) -> None:
         """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
         rows = [(row["partition"], state_of(row)) for row in self._table.values() if row["partition"] in partitions]
         self.index.rebuild(rows)
         self._sent.clear()
+        self._judged.clear()
         self.timers.clear()
         for execution in self.index.live():
             self.timers.arm_now(execution)
@@ -85,11 +92,21 @@ class Advancer:
         if isinstance(evolved.execution, Execution):
             # Also after an event that changed nothing: a timer that came too early must be set again.
             self.timers.arm(evolved.execution)
-            deliveries = await self._send_due(evolved.execution)
+            deliveries = await self._send_verdict(evolved.execution)
+            deliveries += await self._send_due(evolved.execution)
             if evolved.execution.terminal:
                 deliveries += await self._send_last(evolved.execution)
         self._drop_expired(message.partition)
-        return deliveries + await self._table.send_changes(self._publisher)
+        deliveries += await self._table.send_changes(self._publisher)
+        if happened.execution_id in self._table.unwritten and isinstance(evolved.execution, Execution):
+            deliveries += await self._stop(evolved.execution)
+        return deliveries
+
+    async def _stop(self, execution: Execution) -> list[Delivery]:
+        """End an execution whose state no record can hold: its end can be kept."""
+        why = f"the state of the execution has grown past the {self._log.room(EXECUTION_EVENTS)} bytes of a record"
+        stop = stop_of(execution, why, self._clock())
+        return [] if stop is None else [await self._log.send_event(stop)]
 
     def _keep(self, partition: int, execution: Execution) -> None:
         state = execution.marker() if execution.terminal else execution
@@ -101,14 +118,46 @@ class Advancer:
                 ended = rollback_status(execution.rollback)
                 self._figures.rollbacks.labels(execution.rollback.cause, ended).inc()
 
+    async def _send_verdict(self, execution: Execution) -> list[Delivery]:
+        """What the guards say of a request goes into the log before anything is sent for it; once, by this worker."""
+        verdict = self.index.verdict(execution)
+        if verdict is None:
+            self._judged.discard(execution.execution_id)
+            return []
+        if execution.execution_id in self._judged:
+            return []
+        self._judged.add(execution.execution_id)
+        self._figures.verdicts.labels(verdict.effect, verdict.guard or "none").inc()
+        judged = StartJudged(
+            tenant=execution.tenant,
+            execution_id=execution.execution_id,
+            at=self._clock(),
+            run=execution.run,
+            effect=verdict.effect,
+            guard=verdict.guard,
+            reason=verdict.reason,
+        )
+        return [await self._log.send_event(judged)]
+
     async def _send_due(self, execution: Execution) -> list[Delivery]:
         due: dict[str, list[Command]] = {execution.execution_id: []}
         for command in self.index.due(execution):
+            if self._is_withheld(command):
+                continue
             due.setdefault(command.execution_id, []).append(command)
-        sent = [await self._log.send_command(command) for command in self._news(due)]
+        sent = [await self._send(command) for command in self._news(due)]
         if execution.terminal:
             self._sent.pop(execution.execution_id, None)
         return sent
+
+    async def _send(self, command: Command) -> Delivery:
+        """Send a command, or answer it: one that is too large is known to be taken by nobody."""
+        try:
+            return await self._log.send_command(command)
+        except RecordTooLarge as error:
+            named = {"tenant": command.tenant, "execution_id": command.execution_id}
+            logger.warning("command_too_large", extra={**named, "error": str(error)})
+            return await self._log.send_event(answer_for(command, str(error), self._clock()))
 
     def _news(self, due: Mapping[str, list[Command]]) -> Iterator[Command]:
         """What was not due when its execution was last looked at."""
@@ -122,9 +171,31 @@ class Advancer:
 
         On the broker before the table forgets the execution: from a marker nobody could derive them again.
         """
-        deliveries = [await self._log.send_command(command) for command in notices_due(execution)]
+        deliveries = [await self._send(command) for command in notices_due(execution)]
         await asyncio.gather(*deliveries)
         return deliveries
+
+    def _is_paused(self, execution: Execution) -> bool:
+        """Whether somebody keeps it from starting; a dry run does nothing that could be kept from."""
+        if execution.request.dry_run:
+            return False
+        name, service = execution.runbook.name, execution.service_id
+        return self._pauses.why_paused(execution.tenant, name, service, self._clock()) is not None
+
+    def _is_withheld(self, command: Command) -> bool:
+        """Whether a pause keeps a step from being begun; what takes back, tells or reads is not kept."""
+        if not isinstance(command, StepCommand) or command.phase == "rollback" or command.revoked:
+            return False
+        execution = self.index.get(command.execution_id)
+        return isinstance(execution, Execution) and self._is_paused(execution)
+
+    async def watch_pauses(self) -> None:
+        """Whenever a pause comes, goes, or its window opens or closes: let what is not paused now go on."""
+        while True:
+            await self._pauses.changed(self._clock)
+            for execution in list(self.index.live()):
+                if not self._is_paused(execution):
+                    self.timers.arm_now(execution)
 
     def _drop_expired(self, partition: int) -> None:
         for execution_id in self.index.expired(partition, self._clock() - MARKER_GRACE):

@@ -12,11 +12,14 @@ from app.core.commands import STEP_KINDS
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
-from app.streams.executing import Ledger, MetricChecker, StepExecutor
+from app.streams.executing import StepExecutor
+from app.streams.ledger import Ledger
 from app.streams.matching import AnomalyMatcher
+from app.streams.metric_checking import MetricChecker
+from app.streams.metric_samples import SampleInspector
 from app.streams.receipts import Receipts
 from app.streams.tables import DeferredTable
-from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS
+from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS, METRIC_SAMPLES
 from app.streams.transport import QuickTransport
 
 UNSETTLED_LIMIT = 4000
@@ -40,7 +43,11 @@ class StreamSettings:
 
 
 def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.App:
-    """The application without agents; nothing connects before it is started."""
+    """The application without agents; nothing connects before it is started.
+
+    Makes the data folder: Faust makes only the last part of its path.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         settings.group_id,
         **connection.faust_arguments(),
@@ -112,24 +119,48 @@ class Agents:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the agents do their work with."""
+    """What the agents do their work with; all workers of a group have the same: Faust shares out all topics alike."""
 
     matcher: AnomalyMatcher
     advancer: Advancer
     recorder: ApprovalRecorder
-    executors: tuple[StepExecutor, ...]
-    checker: MetricChecker
+
+
+@dataclass(frozen=True, slots=True)
+class Executors:
+    """What carries out commands; checker is None where metric checks are left to other workers."""
+
+    steps: tuple[StepExecutor, ...]
     ledger: Ledger
+    checker: MetricChecker | None = None
+    inspector: SampleInspector | None = None
 
 
 def add_agents(agents: Agents, parts: Parts) -> None:
-    """The agents of design §1."""
+    """The agents of design §1 that keep the log."""
     agents.add("match_anomalies", ANOMALY_EVENTS, parts.matcher.run)
     agents.add("advance_executions", EXECUTION_EVENTS, parts.advancer.run)
     agents.add("record_approvals", APPROVAL_DECISIONS, parts.recorder.run)
-    for executor in parts.executors:
+
+
+def add_executors(agents: Agents, executors: Executors) -> None:
+    """The agents of design §1 that carry out commands."""
+    for executor in executors.steps:
         agents.add(f"run_{executor.kind}_steps", f"step-commands.{executor.kind}", executor.run)
-    agents.add("check_metrics", "step-commands.metric", parts.checker.run)
+    if executors.checker is not None:
+        agents.add("check_metrics", "step-commands.metric", executors.checker.run)
+    if executors.inspector is not None:
+        agents.add("inspect_samples", METRIC_SAMPLES, executors.inspector.run)
 
 
-__all__ = ["STEP_KINDS", "Agents", "Parts", "StreamSettings", "add_agents", "build_app", "declare_table"]
+__all__ = [
+    "STEP_KINDS",
+    "Agents",
+    "Executors",
+    "Parts",
+    "StreamSettings",
+    "add_agents",
+    "add_executors",
+    "build_app",
+    "declare_table",
+]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from faust.types import EventT, StreamT
 
 from app.core.decisions import read_decision, why_not_signed
-from app.core.errors import RecordRefused
+from app.core.errors import RecordRefused, RecordTooLarge
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.publisher import Delivery
@@ -34,10 +34,10 @@ class ApprovalRecorder:
     async def _handle(self, event: EventT[bytes]) -> Delivery:
         try:
             decision = read_decision(event.value)
-        except RecordRefused as error:
+            trusted = self._trust_topic and decision.signature is None
+            refusal = None if trusted else why_not_signed(decision, self._keys)
+            return await self._log.send_event(decision.event(refusal))
+        except (RecordRefused, RecordTooLarge) as error:
             logger.warning("decision_refused", extra={"offset": event.message.offset, "error": str(error)})
             self._figures.dead_letters.labels(event.message.topic).inc()
             return await self._log.send_dead_letter(source_of(event), error)
-        trusted = self._trust_topic and decision.signature is None
-        refusal = None if trusted else why_not_signed(decision, self._keys)
-        return await self._log.send_event(decision.event(refusal))

@@ -12,6 +12,7 @@ from app.clients.kafka import Consumer
 from app.core.catalog import Catalog, Verdict, read_change
 from app.core.errors import RecordRefused
 from app.streams.connection import KafkaConnection
+from app.streams.pausing import Pauses
 from app.streams.topics import RUNBOOK_DEFINITIONS
 
 REMEMBERED_VERDICTS = 10_000
@@ -32,6 +33,7 @@ class Definitions:
     def __init__(self, connection: KafkaConnection) -> None:
         """Build it; ``start`` reads up to the present."""
         self.catalog = Catalog()
+        self.pauses = Pauses(self.catalog.pauses)
         self._consumer = Consumer(
             **connection.client_arguments(),
             enable_auto_commit=False,
@@ -91,7 +93,9 @@ class Definitions:
 
     def _fold(self, offset: int, value: bytes | None) -> None:
         try:
-            self._verdicts[offset] = self.catalog.apply(read_change(value))
+            verdict = self._verdicts[offset] = self.catalog.apply(read_change(value))
+            if verdict.pause is not None:
+                self.pauses.tell()
         except RecordRefused as error:
             logger.warning("definition_refused", extra={"offset": offset, "error": str(error)})
             self._verdicts[offset] = Verdict(None, str(error))

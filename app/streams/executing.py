@@ -1,74 +1,35 @@
 """The agents ``run_<kind>_steps``: commands in, side effects, answers into the log.
 
 The ledger is written before a command is begun, and its changelog record is on the broker before the step acts: a
-command that comes again, to this worker or to another, is never begun twice.
+command that comes again, to this worker or to another, is never begun twice. It is written once more when nothing is
+left to do, before the record is acknowledged: Kafka commits a second later, and who takes over in between must not
+have to guess.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import timedelta
 
 from faust.types import EventT, StreamT
 
 from app.actions.notices import NoticeSender
 from app.actions.runner import Claim, Runner
-from app.core.commands import MetricCommand, NoticeCommand, StepCommand, read_command
+from app.core.commands import NoticeCommand, StepCommand, read_command
 from app.core.errors import RecordRefused, TemporaryError
-from app.core.events import ApprovalNoticed, CommandEvent, MetricChecked
+from app.core.events import ApprovalNoticed, CommandEvent
 from app.streams.figures import Figures
+from app.streams.ledger import Entry, Ledger, Posted
 from app.streams.log import Log
-from app.streams.publisher import Delivery, Publisher
+from app.streams.publisher import Delivery
 from app.streams.receipts import Receipts
 from app.streams.records import source_of
-from app.streams.tables import DeferredTable
+from app.streams.telling import NoticeLines
 
 RETRY_S = 0.5
-LEDGER_KEPT = timedelta(days=7)
-"""As long as the command topics keep their records: an older command cannot come again."""
+Named = StepCommand | NoticeCommand | CommandEvent | ApprovalNoticed
 logger = logging.getLogger(__name__)
-
-
-class Entry(NamedTuple):
-    """One command in the ledger: which worker took it, and when."""
-
-    incarnation: str
-    at: datetime
-
-
-class Ledger:
-    """Which commands were ever taken: the Faust table ``step_ledger``."""
-
-    def __init__(self, table: DeferredTable, publisher: Publisher, incarnation: str) -> None:
-        """Keep the parts; incarnation names this run of this worker."""
-        self.incarnation = incarnation
-        self._table = table
-        self._publisher = publisher
-        self._ages: dict[int, deque[tuple[datetime, str]]] = {}
-
-    def recover(self) -> None:
-        """Order what the table holds by age, after every rebalance."""
-        self._ages.clear()
-        rows = ((datetime.fromisoformat(row["at"]), name, row["partition"]) for name, row in self._table.items())
-        for at, name, partition in sorted(rows):
-            self._ages.setdefault(partition, deque()).append((at, name))
-
-    def find(self, command_id: str) -> Entry | None:
-        """Who took it; None when nobody did."""
-        row = self._table.get(command_id)
-        return None if row is None else Entry(row["incarnation"], datetime.fromisoformat(row["at"]))
-
-    async def claim(self, command_id: str, partition: int, now: datetime) -> list[Delivery]:
-        """Take it for this worker; the claim holds once the deliveries are acknowledged."""
-        self._table[command_id] = {"partition": partition, "incarnation": self.incarnation, "at": now.isoformat()}
-        ages = self._ages.setdefault(partition, deque())
-        ages.append((now, command_id))
-        while ages[0][0] < now - LEDGER_KEPT:
-            self._table.pop(ages.popleft()[1], None)
-        return await self._table.send_changes(self._publisher)
 
 
 class StepExecutor:
@@ -87,7 +48,7 @@ class StepExecutor:
     ) -> None:
         """Keep the parts; concurrency bounds what is carried out at once, notices carries out messages of approvals."""
         self.kind = kind
-        self._notices = notices
+        self._lines = NoticeLines(notices, ledger, self._record, figures) if notices is not None else None
         self._runner = runner
         self._ledger = ledger
         self._log = log
@@ -114,28 +75,36 @@ class StepExecutor:
                 event.ack()
 
     async def _take(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> None:
+        """Begin a command, or say what became of it.
+
+        One that another worker took, or this one and gave it up, is answered for once nobody can begin it any more.
+        """
         entry = self._ledger.find(command.command_id)
-        if entry is not None and entry.incarnation == self._ledger.incarnation:
+        if command.command_id in self._running or (entry is not None and entry.done):
             self._again(command)
             event.ack()
             return
         await self._room.acquire()
+        claimed_at = self._runner.monotonic()
         if isinstance(command, NoticeCommand):
-            deliveries = await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())
-            self._spawn(command, self._tell(command, event, entry, deliveries))
-            return
-        if entry is None:
-            claimed_at = self._runner.monotonic()
-            deliveries = await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())
-            work = self._begin(command, event, claimed_at, deliveries)
+            self._lines_of().enter(command)
+            self._spawn(command, self._tell(command, event, entry, await self._claim(command, event)))
+        elif entry is None:
+            self._spawn(command, self._begin(command, event, claimed_at, await self._claim(command, event)))
         else:
-            work = self._answer_for(command, event, entry)
-        self._spawn(command, work)
+            self._spawn(command, self._answer_for(command, event, entry))
+
+    async def _claim(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> list[Delivery]:
+        return await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())
+
+    def _lines_of(self) -> NoticeLines:
+        assert self._lines is not None
+        return self._lines
 
     def _again(self, command: StepCommand | NoticeCommand) -> None:
-        """It is ours already; a cancellation that came after it stops it if it has not begun to act."""
+        """It is done, or being done; a cancellation that came after it stops it if it has not begun to act."""
         self._figures.commands.labels(self.kind, "repeated").inc()
-        if isinstance(command, StepCommand) and command.revoked:
+        if isinstance(command, StepCommand) and command.revoked and command.command_id in self._running:
             self._revoked.add(command.command_id)
 
     def _spawn(self, command: StepCommand | NoticeCommand, work: Awaitable[None]) -> None:
@@ -161,7 +130,8 @@ class StepExecutor:
         partition, name = event.message.partition, command.command_id
         claim = Claim(
             until=claimed_at + self._runner.lease_s,
-            held=lambda: not (self._stopping or partition not in self._owned or name in self._revoked),
+            held=lambda: self._holds(partition) and name not in self._revoked,
+            owned=lambda: partition in self._owned,
         )
         with self._figures.step_seconds.labels(self.kind).time():
             if command.revoked:
@@ -169,14 +139,14 @@ class StepExecutor:
             else:
                 await self._runner.run(command, claim, self._record)
         self._figures.commands.labels(self.kind, "revoked" if command.revoked else "done").inc()
-        event.ack()
+        await self._settle(command, event)
 
     async def _answer_for(self, command: StepCommand, event: EventT[bytes], entry: Entry) -> None:
         """Another worker took it: once that one may no longer begin it, say that it was interrupted."""
         await self._until_given_up(entry)
         await self._runner.interrupted(command, self._record)
         self._figures.commands.labels(self.kind, "interrupted").inc()
-        event.ack()
+        await self._settle(command, event)
 
     async def _until_given_up(self, entry: Entry) -> None:
         """Wait until the worker that took a command may no longer begin it."""
@@ -188,28 +158,43 @@ class StepExecutor:
     async def _tell(
         self, command: NoticeCommand, event: EventT[bytes], entry: Entry | None, deliveries: list[Delivery]
     ) -> None:
-        """A message about an approval; it is told once more where the worker that had taken it may have told it."""
-        assert self._notices is not None
-        await asyncio.gather(*deliveries)
-        if entry is not None:
-            await self._until_given_up(entry)
+        """A message about an approval, when those before it about the same message are through.
 
-        async def told(noticed: ApprovalNoticed) -> None:
-            result = "posted" if noticed.error is None else "failed"
-            self._figures.approval_messages.labels(command.card.kind, result).inc()
-            await self._record(noticed)
+        One that is given up because the partition is another worker's stays unacknowledged: that one says it.
+        """
+        partition = event.message.partition
+        lines = self._lines_of()
+        async with lines.turn(command):
+            await asyncio.gather(*deliveries)
+            if entry is not None:
+                await self._until_given_up(entry)
+            carried = await lines.carry_out(command, lambda: self._holds(partition), again=entry is not None)
+            if carried.over:
+                await self._settle(command, event, carried.posted)
 
-        await self._notices.send(command, told, again=entry is not None)
+    def _holds(self, partition: int) -> bool:
+        """Whether a partition is this worker's and nobody asked to stop."""
+        return not self._stopping and partition in self._owned
+
+    async def _settle(
+        self, command: StepCommand | NoticeCommand, event: EventT[bytes], posted: Posted | None = None
+    ) -> None:
+        """Write into the ledger that nothing is left to do, then acknowledge."""
+        if event.message.partition in self._owned:
+            await self._until_taken(command, lambda: self._ledger.finish(command.command_id, posted))
         event.ack()
 
     async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:
         """Tell the log, however long it takes: what was done must be known."""
+        await self._until_taken(event, lambda: self._log.publish_event(event))  # type: ignore[arg-type]
+
+    async def _until_taken(self, named: Named, write: Callable[[], Awaitable[object]]) -> None:
         while True:
             try:
-                await self._log.publish_event(event)  # type: ignore[arg-type]
+                await write()
             except TemporaryError as error:
-                named = {"execution_id": event.execution_id, "tenant": event.tenant}
-                logger.warning("log_unreachable", extra={**named, "error": str(error)})
+                who = {"execution_id": named.execution_id, "tenant": named.tenant}
+                logger.warning("log_unreachable", extra={**who, "error": str(error)})
                 await asyncio.sleep(RETRY_S)
             else:
                 return
@@ -233,34 +218,3 @@ class StepExecutor:
     def in_flight(self) -> int:
         """How many commands are being carried out."""
         return len(self._running)
-
-
-class MetricChecker:
-    """Carries out metric commands; without a source of metrics the answer is honest: no data."""
-
-    def __init__(self, log: Log, clock: Callable[[], datetime]) -> None:
-        """Keep the parts."""
-        self._log = log
-        self._clock = clock
-
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for event in stream.noack().events():
-            try:
-                command = read_command(event.value)
-            except RecordRefused as error:
-                await receipts.settle(event, [await self._log.send_dead_letter(source_of(event), error)])
-                continue
-            if isinstance(command, MetricCommand):
-                await receipts.settle(event, [await self._log.send_event(self._answer(command))])
-
-    def _answer(self, command: MetricCommand) -> MetricChecked:
-        return MetricChecked(
-            tenant=command.tenant,
-            execution_id=command.execution_id,
-            at=self._clock(),
-            run=command.run,
-            attempt=command.attempt,
-            value=None,
-            detail="no source of metrics is configured",
-        )

@@ -26,6 +26,9 @@ class Figures:
         self.executions = Counter(
             "runbooks_executions", "Executions that ended, by status.", ["status"], registry=registry
         )
+        self.verdicts = Counter(
+            "runbooks_start_verdicts", "What the guards said of requests.", ["effect", "guard"], registry=registry
+        )
         self.rollbacks = Counter(
             "runbooks_rollbacks", "Rollbacks that ended, by cause and status.", ["cause", "status"], registry=registry
         )
@@ -40,6 +43,18 @@ class Figures:
         )
         self.dead_letters = Counter(
             "runbooks_dead_letters", "Records put aside, by topic.", ["topic"], registry=registry
+        )
+        self.metric_readings = Counter(
+            "runbooks_metric_readings",
+            "Readings of metrics for rollback_metric_check, by source and by what came of them.",
+            ["source", "result"],
+            registry=registry,
+        )
+        self.metric_samples = Counter(
+            "runbooks_metric_samples",
+            "Records of metric-samples read by this worker, by what became of them.",
+            ["result"],
+            registry=registry,
         )
         self.approval_messages = Counter(
             "runbooks_approval_messages",

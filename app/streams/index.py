@@ -1,36 +1,23 @@
 """The executions of the owned partitions, in memory: derived from the table, rebuilt after every rebalance."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from app.core.commands import Command
 from app.core.execution import Execution, Marker, Status
+from app.core.guards import Verdict
 from app.core.lifecycle import decide
 from app.core.model import JsonObject
-from app.core.scheduling import schedule
-
-State = Execution | Marker
-
-
-class Line:
-    """One tenant's executions: who waits, in log order, and who holds a slot."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.waiting: dict[str, int] = {}
-        self.holding: set[str] = set()
-
-    def startable(self) -> tuple[str, ...]:
-        """Who may start now."""
-        return schedule(self.waiting.items(), len(self.holding))
+from app.streams.lines import Line, State
 
 
 class ExecutionIndex:
     """All states by id, each tenant's line, and the markers by the end of their dedup window."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, paused: Callable[[Execution], bool] = lambda _: False) -> None:
+        """Start empty; paused says whether somebody keeps an execution from starting."""
+        self._paused = paused
         self._states: dict[str, State] = {}
         self._partitions: dict[str, int] = {}
         self._lines: dict[str, Line] = {}
@@ -38,9 +25,15 @@ class ExecutionIndex:
 
     def rebuild(self, rows: Iterable[tuple[int, State]]) -> None:
         """Forget everything and take these (partition, state) rows, in any order."""
-        self.__init__()  # type: ignore[misc]
-        for partition, state in sorted(rows, key=lambda row: row[1].run):
-            self.put(partition, state)
+        self.__init__(self._paused)  # type: ignore[misc]
+        known = list(rows)
+        requested = [(state.run, False, partition, state) for partition, state in known]
+        became = [(_place(state), True, partition, state) for partition, state in known]
+        for _, is_now, partition, state in sorted([*requested, *became], key=lambda place: place[:2]):
+            if is_now:
+                self.put(partition, state)
+            else:
+                self._line(state.tenant).recall(state)
 
     def get(self, execution_id: str) -> State | None:
         """What is known of an id."""
@@ -50,24 +43,26 @@ class ExecutionIndex:
         """Take the newest state of an execution."""
         self._states[state.execution_id] = state
         self._partitions[state.execution_id] = partition
-        line = self._lines.setdefault(state.tenant, Line())
-        line.holding.discard(state.execution_id)
+        line = self._line(state.tenant)
+        line.put(state)
         if isinstance(state, Marker):
-            line.waiting.pop(state.execution_id, None)
-            heapq.heappush(self._expiries.setdefault(partition, []), (state.dedup_until, state.execution_id))
-        elif state.status == Status.queued:
-            line.waiting.setdefault(state.execution_id, state.request.limits.max_concurrent_runbooks)
-        else:
-            line.waiting.pop(state.execution_id, None)
-            if state.holds_slot:
-                line.holding.add(state.execution_id)
-        if not line.waiting and not line.holding:
+            heapq.heappush(self._expiries.setdefault(partition, []), (state.until, state.execution_id))
+        if not line:
             del self._lines[state.tenant]
 
     def remove(self, execution_id: str) -> None:
         """Forget a marker."""
-        self._states.pop(execution_id, None)
+        marker = self._states.pop(execution_id, None)
+        if isinstance(marker, Marker) and (line := self._lines.get(marker.tenant)) is not None:
+            line.forget(marker)
+            if not line:
+                del self._lines[marker.tenant]
         self._partitions.pop(execution_id, None)
+
+    def verdict(self, execution: Execution) -> Verdict | None:
+        """What the guards say of a request, for the log; None where they are not asked, or the log has it."""
+        line = self._lines.get(execution.tenant)
+        return None if line is None else line.verdicts.get(execution.execution_id)
 
     def expired(self, partition: int, now: datetime, limit: int = 100) -> Iterator[str]:
         """Markers of a partition whose window is over, at most ``limit`` a call; each is given once."""
@@ -77,7 +72,7 @@ class ExecutionIndex:
                 return
             until, execution_id = heapq.heappop(heap)
             state = self._states.get(execution_id)
-            if isinstance(state, Marker) and state.dedup_until == until:
+            if isinstance(state, Marker) and state.until == until:
                 yield execution_id
 
     def due(self, execution: Execution) -> Iterator[Command]:
@@ -85,10 +80,17 @@ class ExecutionIndex:
         if execution.status != Status.queued or execution.cancel_by is not None:
             yield from decide(execution)
         line = self._lines.get(execution.tenant)
-        for execution_id in line.startable() if line else ():
+        for execution_id in line.startable(self._is_paused) if line else ():
             state = self._states[execution_id]
             if isinstance(state, Execution):
                 yield from decide(state)
+
+    def _line(self, tenant: str) -> Line:
+        return self._lines.setdefault(tenant, Line())
+
+    def _is_paused(self, execution_id: str) -> bool:
+        state = self._states[execution_id]
+        return isinstance(state, Execution) and self._paused(state)
 
     def live(self) -> Iterator[Execution]:
         """The executions that have not ended."""
@@ -102,6 +104,13 @@ class ExecutionIndex:
         """How many live executions and how many markers there are."""
         live = sum(1 for _ in self.live())
         return live, len(self._states) - live
+
+
+def _place(state: State) -> int:
+    """Where in the log it came to be what it is now for its line: an end counts from its own place."""
+    if isinstance(state, Marker):
+        return state.run if state.last_offset is None else state.last_offset
+    return state.place_in_line
 
 
 def row_of(partition: int, state: State) -> JsonObject:

@@ -4,20 +4,25 @@ from typing import NamedTuple
 
 from aiokafka.structs import RecordMetadata
 
+from app.core.answers import AnomalyAnswered, write_answers
 from app.core.catalog import Change, change_key
 from app.core.commands import Command, write_command
 from app.core.decisions import ApprovalDecision
 from app.core.events import Event, write_event
+from app.core.model import as_text
 from app.streams.publisher import Delivery, Publisher
 from app.streams.topics import (
     ANOMALY_EVENTS,
     APPROVAL_DECISIONS,
     DEAD_LETTERS,
     EXECUTION_EVENTS,
+    MATCH_DECISIONS,
     RUNBOOK_DEFINITIONS,
 )
 
 MAX_DEAD_LETTER_ERROR = 2048
+MAX_DEAD_LETTER_KEY = 1024
+HEADERS_ROOM = 32 * 1024  # bytes; an error may be written with twelve for each of its characters
 
 
 class Recorded(NamedTuple):
@@ -40,8 +45,12 @@ class Log:
         """Write through this producer."""
         self._publisher = publisher
 
+    def room(self, topic: str) -> int:
+        """How many bytes one record of a topic may have."""
+        return self._publisher.room(topic)
+
     async def publish_event(self, event: Event) -> Recorded:
-        """Append an event to its tenant's log; raises TemporaryError when the broker does not take it."""
+        """Append an event to its tenant's log; raises TemporaryError, or RecordTooLarge."""
         return Recorded.at(
             await self._publisher.publish(EXECUTION_EVENTS, write_event(event), key=event.tenant.encode())
         )
@@ -70,15 +79,28 @@ class Log:
         value = decision.model_dump_json().encode()
         return Recorded.at(await self._publisher.publish(APPROVAL_DECISIONS, value, key=decision.tenant.encode()))
 
+    async def send_answers(self, answered: AnomalyAnswered) -> Delivery:
+        """Keep what the candidate runbooks said of an anomaly."""
+        return await self._publisher.send(MATCH_DECISIONS, write_answers(answered), key=answered.tenant.encode())
+
     async def send_dead_letter(self, source: "Source", error: Exception) -> Delivery:
-        """Put aside a record that cannot be read, with where it stood and why."""
+        """Put aside a record that cannot be read or acted on, with where it stood and why.
+
+        One that is too large for ``dead-letters`` too is cut; the header ``cut`` says how many bytes it had.
+        """
         headers = [
             ("source-topic", source.topic.encode()),
             ("source-partition", str(source.partition).encode()),
             ("source-offset", str(source.offset).encode()),
-            ("error", str(error)[:MAX_DEAD_LETTER_ERROR].encode()),
+            ("error", as_text(str(error)[:MAX_DEAD_LETTER_ERROR]).encode()),
         ]
-        return await self._publisher.send(DEAD_LETTERS, source.value or b"", key=source.key, headers=headers)
+        value, key = source.value or b"", source.key
+        room = self._publisher.room(DEAD_LETTERS) - HEADERS_ROOM
+        if len(value) + len(key or b"") > room:
+            headers.append(("cut", str(len(value)).encode()))
+            key = None if key is None else key[:MAX_DEAD_LETTER_KEY]
+            value = value[: room - len(key or b"")]
+        return await self._publisher.send(DEAD_LETTERS, value, key=key, headers=headers)
 
 
 class Source(NamedTuple):

@@ -5,25 +5,27 @@ order within a partition, and gives every record a future that says when the bro
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
-from app.core.errors import TemporaryError
+from app.core.errors import RecordTooLarge, TemporaryError
 from app.streams.connection import KafkaConnection
 
 DELIVERY_TIMEOUT_MS = 60_000
 MAX_RECORD_BYTES = 10 * 1024 * 1024  # as max_record_bytes in topics.yaml
+OVERHEAD_BYTES = 1024  # of a record and the batch around it, its headers' bytes aside
 Delivery = asyncio.Future[RecordMetadata]
 
 
 class Publisher:
     """A started producer."""
 
-    def __init__(self, connection: KafkaConnection, client_id: str) -> None:
-        """Build it; ``start`` connects."""
+    def __init__(self, connection: KafkaConnection, client_id: str, limits: Mapping[str, int] | None = None) -> None:
+        """Build it; ``start`` connects. limits: by topic, the bytes that the broker takes in one record."""
+        self._limits = dict(limits or {})
         self._producer = AIOKafkaProducer(
             **connection.client_arguments(),
             client_id=client_id,
@@ -53,21 +55,33 @@ class Publisher:
     ) -> Delivery:
         """Buffer one record; the future gives its place once the broker has it.
 
-        Raises TemporaryError when the buffer stays full or the topic cannot be reached.
+        Raises TemporaryError when the buffer stays full or the topic cannot be reached, RecordTooLarge when the broker
+        would refuse it: that is known before it is buffered, so that it is never in the way of others.
         """
+        self._check_size(topic, value, key, headers)
         try:
             delivery: Delivery = await self._producer.send(
                 topic, value, key=key, partition=partition, headers=list(headers)
             )
-
         except KafkaError as error:
             raise TemporaryError(f"Kafka did not take a record for {topic}: {error!r}") from error
         return delivery
 
+    def room(self, topic: str) -> int:
+        """How many bytes of key, value and headers one record of a topic may have."""
+        return min(self._limits.get(topic, MAX_RECORD_BYTES), MAX_RECORD_BYTES) - OVERHEAD_BYTES
+
+    def _check_size(
+        self, topic: str, value: bytes | None, key: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> None:
+        size = len(value or b"") + len(key or b"") + sum(len(name) + len(one) for name, one in headers)
+        if size > self.room(topic):
+            raise RecordTooLarge(topic, size, self.room(topic))
+
     async def publish(self, topic: str, value: bytes, *, key: bytes | None = None) -> RecordMetadata:
         """Send one record and wait until the broker has it.
 
-        Raises TemporaryError.
+        Raises TemporaryError, RecordTooLarge.
         """
         delivery = await self.send(topic, value, key=key)
         try:

@@ -4,6 +4,8 @@ A table's own changelog is sent some time later by Faust's producer. The ledger 
 broker before the claimed step may act. So changes are collected here and sent by the agent that made them.
 """
 
+import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +13,10 @@ import faust
 import orjson
 from faust.types import TP
 
+from app.core.errors import RecordTooLarge
 from app.streams.publisher import Delivery, Publisher
+
+logger = logging.getLogger(__name__)
 
 
 class TableChange(NamedTuple):
@@ -29,6 +34,7 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         """Start with nothing unsent."""
         super().__init__(*args, **kwargs)
         self._unsent: list[TableChange] = []
+        self.unwritten: dict[str, asyncio.Future[Any]] = {}
         self.on_owned: Callable[[set[int]], None] | None = None
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
@@ -53,16 +59,27 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         self._unsent.append(TableChange(partition, key, value))
 
     async def send_changes(self, publisher: Publisher) -> list[Delivery]:
-        """Send all changes made since the last call, in their order."""
+        """Send all changes made since the last call, in their order.
+
+        A row that no record can hold is not sent: its delivery is that of the key's next row, so that what led to it is
+        not acknowledged before, and is read again by whoever recovers the row before it.
+        """
         changes, self._unsent = self._unsent, []
-        topic = self.changelog_topic_name
-        deliveries = []
-        for change in changes:
-            value = None if change.value is None else orjson.dumps(change.value)
-            delivery = await publisher.send(topic, value, key=orjson.dumps(change.key), partition=change.partition)
-            delivery.add_done_callback(self._persisted)
-            deliveries.append(delivery)
-        return deliveries
+        return [await self._send(change, publisher) for change in changes]
+
+    async def _send(self, change: TableChange, publisher: Publisher) -> Delivery:
+        topic, key = self.changelog_topic_name, orjson.dumps(change.key)
+        value = None if change.value is None else orjson.dumps(change.value)
+        try:
+            delivery = await publisher.send(topic, value, key=key, partition=change.partition)
+        except RecordTooLarge as error:
+            logger.error("row_too_large", extra={"key": change.key, "error": str(error)})  # noqa: TRY400 - no traceback
+            return self.unwritten.setdefault(change.key, asyncio.get_running_loop().create_future())
+        delivery.add_done_callback(self._persisted)
+        waiting = self.unwritten.pop(change.key, None)
+        if waiting is not None:
+            delivery.add_done_callback(lambda done: _pass_on(done, waiting))
+        return delivery
 
     def _persisted(self, delivery: Delivery) -> None:
         if not delivery.cancelled() and delivery.exception() is None:
@@ -70,8 +87,21 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
             self.data.set_persisted_offset(TP(place.topic, place.partition), place.offset)
 
     def _forget_all_but(self, owned: set[int]) -> None:
-        """Drop what a memory store still holds of partitions that another worker owns now."""
+        """Drop what a memory store still holds of partitions that another worker owns now.
+
+        Rows that were not written are forgotten altogether: what led to them is read again.
+        """
+        self.unwritten.clear()
         data = getattr(self.data, "data", None)
         if isinstance(data, dict):
             for key in [key for key, row in data.items() if row["partition"] not in owned]:
                 del data[key]
+
+
+def _pass_on(done: Delivery, waiting: asyncio.Future[Any]) -> None:
+    if done.cancelled():
+        waiting.cancel()
+    elif (error := done.exception()) is not None:
+        waiting.set_exception(error)
+    else:
+        waiting.set_result(done.result())

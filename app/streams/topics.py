@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 
 from app.core.errors import ConfigurationError
@@ -18,8 +19,11 @@ ANOMALY_EVENTS = "anomaly-events"
 EXECUTION_EVENTS = "execution-events"
 APPROVAL_DECISIONS = "approval-decisions"
 RUNBOOK_DEFINITIONS = "runbook-definitions"
+MATCH_DECISIONS = "match-decisions"
 DEAD_LETTERS = "dead-letters"
+METRIC_SAMPLES = "metric-samples"
 DAY_MS = 24 * 3600 * 1000
+RECORD_LIMIT = "max.message.bytes"
 LISTED_TIMEOUT_S = 30.0
 LISTED_POLL_S = 0.05
 
@@ -38,14 +42,14 @@ class TopicSpec:
         return NewTopic(self.name, self.partitions, self.replication, topic_configs=dict(self.config))
 
 
-def read_topics(path: Path, group_id: str) -> tuple[TopicSpec, ...]:
-    """The declared topics, and the changelogs of the tables.
+def read_topics(path: Path, group_id: str, tables: frozenset[str] | None = None) -> tuple[TopicSpec, ...]:
+    """The declared topics, and the changelogs of the tables: of all of them, or of these.
 
     Raises ConfigurationError when the file is missing or says something unreadable.
     """
     try:
         declared = yaml.safe_load(path.read_text())
-        return tuple(_specs(declared, group_id))
+        return tuple(_specs(declared, group_id, tables))
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} is missing: set RUNBOOKS_KAFKA__TOPICS_FILE to the topic declarations"
@@ -59,16 +63,16 @@ def changelog_name(group_id: str, table: str) -> str:
     return f"{group_id}-{table}-changelog"
 
 
-def _specs(declared: dict[str, Any], group_id: str) -> Iterator[TopicSpec]:
+def _specs(declared: dict[str, Any], group_id: str, tables: frozenset[str] | None) -> Iterator[TopicSpec]:
     shared, replication = int(declared["shared_partitions"]), int(declared["replication"])
-    size = {"max.message.bytes": str(int(declared["max_record_bytes"]))}
+    size = {RECORD_LIMIT: str(int(declared["max_record_bytes"]))}
     for name, topic in declared["topics"].items():
         partitions = shared if topic["partitions"] == "shared" else int(topic["partitions"])
         days = topic["retention_days"]
         retention_ms = "-1" if days == "forever" else str(int(days) * DAY_MS)
         config = {"cleanup.policy": topic["cleanup"], "retention.ms": retention_ms, **size}
         yield TopicSpec(name, partitions, replication, config)
-    for table in declared["tables"]:
+    for table in declared["tables"] if tables is None else sorted(tables):
         yield TopicSpec(changelog_name(group_id, table), shared, replication, {"cleanup.policy": "compact", **size})
 
 
@@ -114,6 +118,20 @@ async def ensure_topics(connection: KafkaConnection, specs: tuple[TopicSpec, ...
         return [spec.name for spec in missing]
     finally:
         await admin.close()
+
+
+async def record_limits(connection: KafkaConnection, specs: tuple[TopicSpec, ...]) -> dict[str, int]:
+    """By topic, how many bytes the broker takes in one record; a topic that it says nothing of is left out."""
+    admin = AIOKafkaAdminClient(**connection.client_arguments())
+    await admin.start()
+    try:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, spec.name, {RECORD_LIMIT: None}) for spec in specs]
+        answers = await admin.describe_configs(wanted)
+    finally:
+        await admin.close()
+    told = [resource for answer in answers for resource in answer.resources]
+    found = {str(name): entries for error, _, _, name, entries in told if error == 0}
+    return {name: int(entry[1]) for name, entries in found.items() for entry in entries if entry[0] == RECORD_LIMIT}
 
 
 async def _when_all_are_there(admin: AIOKafkaAdminClient, specs: tuple[TopicSpec, ...]) -> list[str]:

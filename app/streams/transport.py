@@ -4,6 +4,10 @@ Commits: see ``deliveries``. A seek also makes what was fetched before it worthl
 of being taken for records after a gap. And where nothing was committed yet, going back to the committed offset means
 the beginning: aiokafka would stay where it is, after records that were fetched and dropped.
 
+A seek takes one request for each partition, and Faust fetches meanwhile: from where the partitions stood before, which
+is after records that were dropped during a recovery. Handed out and acknowledged before the seek comes to their
+partition, such records would be committed, and the dropped ones be lost. So nothing is fetched during a seek.
+
 Waits: aiokafka keeps one fetch in flight for each node. While it waits for data, a partition whose records were just
 handed out is not part of it, so a new record there waits for the whole fetch to come back: up to the 1.5 s that Faust
 sets. And while one partition of a node has records that nobody has taken yet, nothing at all is fetched from that node
@@ -11,6 +15,7 @@ for up to 100 ms. With several topics on one node these two are the tail of ever
 price of some idle polls; docs/performance.md has the figures.
 """
 
+import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -63,6 +68,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._deliveries: defaultdict[TP, Deliveries] = defaultdict(Deliveries)
         self._seeks = 0
+        self._seeking = 0
+        self._sought = asyncio.Event()
+        self._sought.set()
         self._hand_out: ConsumerCallback = self.callback  # type: ignore[has-type]
         self.callback = self._deliver
 
@@ -99,12 +107,20 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         await super().on_partitions_revoked(revoked)
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offsets."""
+        """Go back to the committed offsets; nothing is handed out until all partitions are there."""
         self._seeks += 1
-        await super().perform_seek()
+        self._seeking += 1
+        self._sought.clear()
+        try:
+            await super().perform_seek()
+        finally:
+            self._seeking -= 1
+            if not self._seeking:
+                self._sought.set()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's signature
         """Yield what was fetched; after a seek made meanwhile, seek once more instead and yield no more."""
+        await self._sought.wait()
         seeks = self._seeks
         async with contextlib.aclosing(super().getmany(timeout)) as fetched:
             async for tp, message in fetched:
@@ -112,8 +128,13 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
                     break
                 yield tp, message
         if self._seeks != seeks:
+            await self._sought.wait()
             with contextlib.suppress(IllegalStateError):  # a rebalance took the partitions: it seeks when it is done
                 await self.perform_seek()
+
+    async def _getmany(self, active_partitions: set[TP], timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        """Fetch of these partitions, as they are now: an empty set would mean all, and Faust empties its own."""
+        return await super()._getmany(set(active_partitions), timeout)
 
 
 class QuickTransport(driver.Transport):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from app.core.errors import Problem
 from app.core.events import ApprovalDecided
 from app.core.execution import Execution
 from app.core.model import JsonObject
+from app.core.pauses import EVERYBODY, Pause
 from app.core.rollback import inverse_of
 from app.history.items import (
     ApprovalItem,
@@ -192,6 +193,30 @@ class WaitingList(Shown):
     next_cursor: str | None
 
 
+class WaitsFor(Shown):
+    """The execution that acts on a target which a queued one needs, or came for it before."""
+
+    target: str
+    execution_id: str
+    runbook_name: str
+
+
+class ExecutionItem(HistoryItem):
+    """One execution as it stands; paused says who keeps it from going on, and why."""
+
+    waits_for: WaitsFor | None
+    paused: str | None
+
+    @classmethod
+    def of(cls, execution: Execution, other: Execution | None, pause: Pause | None) -> Self:
+        """Of an execution, the one that it waits for, and the pause that holds for it."""
+        waits_for = None
+        if other is not None:
+            target = next(one for one in execution.targets if one in other.targets)
+            waits_for = WaitsFor(target=target, execution_id=other.execution_id, runbook_name=other.runbook.name)
+        return cls(**dict(item_of(execution)), waits_for=waits_for, paused=pause.told() if pause else None)
+
+
 class Decided(HistoryItem):
     """The execution after a decision that counted.
 
@@ -257,6 +282,32 @@ class DefinitionList(Shown):
     """Definitions: by name, or the versions of one, the newest first."""
 
     items: list[DefinitionItem]
+
+
+class PauseItem(Shown):
+    """One pause; everybody is true for one that is not the tenant's own. on: whether it is in force now."""
+
+    name: str
+    everybody: bool
+    runbook: str | None
+    service_id: str | None
+    starts_at: datetime
+    ends_at: datetime | None
+    by: str
+    reason: str
+    on: bool
+
+    @classmethod
+    def of(cls, pause: Pause, now: datetime) -> Self:
+        """Of a pause, at this time."""
+        named = pause.model_dump(include={"name", "runbook", "service_id", "starts_at", "ends_at", "by", "reason"})
+        return cls(**named, everybody=pause.tenant == EVERYBODY, on=pause.is_on(now))
+
+
+class PauseList(Shown):
+    """Pauses."""
+
+    items: list[PauseItem]
 
 
 class Validation(Shown):

@@ -12,7 +12,7 @@ from pydantic import Field
 from app.core.catalog import Definition
 from app.core.errors import Problem, Refused
 from app.core.events import ExecutionRequested
-from app.core.execution import Execution, begin
+from app.core.execution import SHADOW, Execution, begin
 from app.core.ids import execution_id_for_key
 from app.core.matching import why_not
 from app.core.model import JsonObject, canonical, depth_of
@@ -100,10 +100,24 @@ def _same(execution: Execution, body: ExecuteBody) -> bool:
 async def _begin(parts: WebParts, caller: Caller, body: ExecuteBody, execution_id: str) -> Execution:
     """Request an execution, and how it stands once the history shows it, or as it begins when that takes too long."""
     event = _requested(parts, caller, body, _definition(parts, caller, body), execution_id)
+    _refuse_paused(parts, event)
     recorded = await parts.log.publish_event(event)
     await parts.projection.projected(recorded.partition, recorded.offset, parts.patience.seen_s)
     shown = await _current(parts, caller.tenant, execution_id, event.at)
     return shown or begin(event, recorded.offset)
+
+
+def _refuse_paused(parts: WebParts, event: ExecutionRequested) -> None:
+    """Raises ApiProblem with 409 for a shadow, or while somebody keeps it from starting; a dry run may always be."""
+    if event.dry_run:
+        return
+    if event.runbook.mode == "shadow":
+        raise ApiProblem(409, f"'{event.runbook.name}' cannot be started, only dry run: {SHADOW}")
+    named = event.context.get("service_id")
+    service = named if isinstance(named, str) else None
+    pause = parts.definitions.catalog.pauses.why_paused(event.tenant, event.runbook.name, service, event.at)
+    if pause is not None:
+        raise ApiProblem(409, f"'{event.runbook.name}' is {pause.told()}")
 
 
 def _definition(parts: WebParts, caller: Caller, body: ExecuteBody) -> Definition:

@@ -9,7 +9,7 @@ from app.core.events import CancelRequested, RollbackRequested, StepResolved
 from app.core.execution import Execution, Status
 from app.core.stepping import why_not_rolled_back
 from app.history.items import item_of
-from app.web.answers import EventItem, EventList
+from app.web.answers import EventItem, EventList, ExecutionItem
 from app.web.auth import caller_of
 from app.web.parts import Recorded, parts_of
 from app.web.problems import ApiProblem
@@ -52,8 +52,15 @@ async def known_execution(request: web.Request) -> Execution:
 
 
 async def show(request: web.Request) -> web.Response:
-    """One execution."""
-    return answer(item_of(await known_execution(request)))
+    """One execution; of a queued one also what it waits for."""
+    execution = await known_execution(request)
+    parts = parts_of(request)
+    waits_for = await parts.history.in_the_way(execution)
+    pause = None
+    if not (execution.terminal or execution.request.dry_run):
+        name, service = execution.runbook.name, execution.service_id
+        pause = parts.definitions.catalog.pauses.why_paused(execution.tenant, name, service, parts.clock())
+    return answer(ExecutionItem.of(execution, waits_for, pause))
 
 
 async def events(request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """What operators and machines ask: alive, ready, figures, description."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -8,11 +9,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from app.web.answers import Alive, Readiness
-from app.web.parts import parts_of
 from app.web.problems import Handler
 from app.web.reading import answer
 
 DESCRIPTION: web.AppKey[bytes] = web.AppKey("description", bytes)
+READINESS: web.AppKey[Callable[[], list[str]]] = web.AppKey("readiness")
+REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
 
 
 async def healthz(_: web.Request) -> web.Response:
@@ -22,7 +24,7 @@ async def healthz(_: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """Whether the worker can do work, and why not."""
-    reasons = parts_of(request).readiness()
+    reasons = request.app[READINESS]()
     if reasons:
         return answer(Readiness(status="not ready", reasons=reasons), 503)
     return answer(Readiness(status="ready", reasons=[]))
@@ -30,7 +32,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """Prometheus metrics."""
-    body = generate_latest(parts_of(request).registry)
+    body = generate_latest(request.app[REGISTRY])
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

@@ -1,20 +1,24 @@
 """What the API works with: ports to the log, the definitions and the history."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from app.core.backtest_report import Question
 from app.core.catalog import Catalog, Change, Verdict
+from app.core.coverage import RunbookFigures, ShadowRun
 from app.core.decisions import ApprovalDecision
 from app.core.errors import ConfigurationError
 from app.core.events import Event, Limits
 from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.people import SlackUsers
+from app.history.decisions import Answered, Unhandled
 from app.history.queries import HistoryFilter, Page, WaitingPage
 
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -68,6 +72,9 @@ class HistoryPort(Protocol):
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         """The latest run of an execution; None when the tenant has no such one."""
 
+    async def in_the_way(self, execution: Execution) -> Execution | None:
+        """Who holds a target that an execution waits for; None when nobody is known to."""
+
     async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
         """One page of those that wait for approval; raises Refused when the cursor is not one of ours."""
 
@@ -79,6 +86,64 @@ class TrailPort(Protocol):
         self, tenant: str, execution_id: str, first: int, last: int
     ) -> tuple[Sequence[tuple[int, JsonObject]], bool]:
         """Offset and event of an execution's records, and whether these are all; raises TemporaryError."""
+
+
+class BacktestPort(Protocol):
+    """Running a definition over what was recorded."""
+
+    async def bounded(self, question: Question) -> Mapping[str, Any]:
+        """The report; raises Refused, or TemporaryError, also while enough are being run."""
+
+
+class LedgerPort(Protocol):
+    """Questions to the why-not ledger."""
+
+    async def of_anomaly(self, tenant: str, anomaly_id: str) -> list[Answered]:
+        """What every candidate said of an anomaly."""
+
+    async def figures(self, tenant: str, since: datetime) -> dict[str, RunbookFigures]:
+        """What each runbook came to."""
+
+    async def shadow_runs(self, tenant: str, runbook: str, since: datetime) -> list[ShadowRun]:
+        """What a shadow would have begun."""
+
+    async def unhandled(self, tenant: str, since: datetime) -> list[Unhandled]:
+        """Anomalies that had candidates and started none."""
+
+
+class Uncovered(Protocol):
+    """Anomalies that no runbook is about, by service and metric."""
+
+    @property
+    def anomalies(self) -> int:
+        """How many were read."""
+
+    @property
+    def places(self) -> Counter[tuple[str, str]]:
+        """How many no runbook is about."""
+
+    @property
+    def others(self) -> int:
+        """How many of further services and metrics."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether all were read."""
+
+
+class CoveragePort(Protocol):
+    """Counting what no runbook is about."""
+
+    async def uncovered(self, tenant: str, since: datetime) -> Uncovered:
+        """Of all anomalies since then; raises TemporaryError."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPorts:
+    """What is asked about decisions."""
+
+    ledger: LedgerPort
+    reader: CoveragePort
 
 
 class ProjectionPort(Protocol):
@@ -153,7 +218,7 @@ class WebParts:
     """All that the routes need.
 
     signing: key id and key for approval decisions; None where nobody can approve. slack: None where nobody can approve
-    in Slack. readiness: the
+    in Slack. backtests, decisions: None where they cannot be asked for. readiness: the
     reasons why the worker is not ready, empty when it is.
     """
 
@@ -172,6 +237,8 @@ class WebParts:
     max_body_bytes: int = 1024 * 1024
     patience: Patience = Patience()
     slack: SlackRules | None = None
+    backtests: BacktestPort | None = None
+    decisions: DecisionPorts | None = None
 
 
 PARTS: web.AppKey[WebParts] = web.AppKey("parts", WebParts)

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from app.core.errors import Problem, Refused, TemporaryError
+from app.core.errors import Problem, RecordTooLarge, Refused, TemporaryError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RETRY_AFTER_S = 2
@@ -85,6 +85,8 @@ async def problems_middleware(request: web.Request, handler: Handler) -> web.Str
     except TemporaryError as error:
         logger.warning("request_not_taken", extra={"error": str(error)})
         return _later(error).response()
+    except RecordTooLarge as error:
+        return ApiProblem(413, f"what this asks for cannot be recorded: {error}").response()
     except web.HTTPRequestEntityTooLarge:
         return ApiProblem(413, "the body is larger than this API takes").response()
     except RequestPayloadError:

@@ -15,10 +15,13 @@ from app.web import (
     anomalies,
     answers,
     approvals,
+    backtests,
+    decisions,
     execute,
     executions,
     history,
     operations,
+    pauses,
     runbooks,
     slack,
 )
@@ -52,6 +55,7 @@ class Route:
 _API = "/api/v1"
 _ONE = f"{_API}/executions/{{execution_id}}"
 _RUNBOOK = f"{_API}/runbooks/{{name}}"
+_PAUSE = f"{_API}/pauses/{{name}}"
 _CONDITIONS = ("If-Match", "If-None-Match")
 _VIEW: tuple[Role, ...] = ("viewer",)
 _OPERATE: tuple[Role, ...] = ("operator",)
@@ -78,7 +82,7 @@ EXECUTIONS = (
         {200: answers.HistoryPage},
         query=history.PARAMETERS,
     ),
-    Route("GET", _ONE, "execution", _VIEW, executions.show, {200: HistoryItem}),
+    Route("GET", _ONE, "execution", _VIEW, executions.show, {200: answers.ExecutionItem}),
     Route("GET", f"{_ONE}/events", "events", _VIEW, executions.events, {200: answers.EventList}),
     Route("POST", f"{_ONE}/cancel", "cancel", _OPERATE, executions.cancel, {202: HistoryItem}, executions.CancelBody),
     Route(
@@ -125,6 +129,15 @@ DEFINITIONS = (
         {200: answers.Validation},
         Runbook,
     ),
+    Route(
+        "POST",
+        f"{_API}/runbooks/backtest",
+        "backtest",
+        ("viewer", "author"),
+        backtests.backtest,
+        {200: backtests.BacktestReport, 202: backtests.BacktestReport},
+        backtests.BacktestBody,
+    ),
     Route("GET", _RUNBOOK, "runbook", _VIEW, runbooks.show, {200: answers.DefinitionItem}),
     Route(
         "PUT",
@@ -138,6 +151,32 @@ DEFINITIONS = (
     ),
     Route("DELETE", _RUNBOOK, "delete_runbook", _AUTHOR, runbooks.delete, {204: None}, headers=_CONDITIONS),
     Route("GET", f"{_RUNBOOK}/versions", "versions", _VIEW, runbooks.versions, {200: answers.DefinitionList}),
+)
+
+PAUSES = (
+    Route("GET", f"{_API}/pauses", "pauses", _VIEW, pauses.index, {200: answers.PauseList}),
+    Route("PUT", _PAUSE, "pause", _OPERATE, pauses.put, {200: answers.PauseItem}, pauses.PauseBody),
+    Route("DELETE", _PAUSE, "resume", _OPERATE, pauses.delete, {204: None}),
+)
+
+DECISIONS = (
+    Route(
+        "GET",
+        f"{_API}/anomalies/{{anomaly_id}}/decisions",
+        "decisions",
+        _VIEW,
+        decisions.decisions,
+        {200: decisions.AnomalyDecisions},
+    ),
+    Route(
+        "GET",
+        f"{_API}/coverage",
+        "coverage",
+        _VIEW,
+        decisions.coverage,
+        {200: decisions.Coverage},
+        query=decisions.PARAMETERS,
+    ),
 )
 
 INPUT = (
@@ -167,4 +206,4 @@ OPERATIONS = (
     Route("GET", "/openapi.json", "openapi", (), operations.openapi, {200: None}),
 )
 
-ROUTES = (*EXECUTIONS, *DEFINITIONS, *INPUT, *OPERATIONS)
+ROUTES = (*EXECUTIONS, *DEFINITIONS, *PAUSES, *DECISIONS, *INPUT, *OPERATIONS)

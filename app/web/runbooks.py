@@ -15,7 +15,8 @@ from app.web.problems import ApiProblem
 from app.web.reading import answer, read_small_object
 
 ETAG = re.compile(r'"([1-9]\d{0,8})"')
-RESERVED = frozenset({"execute", "history", "validate"})  # paths of this API: a runbook of this name could not be read
+RESERVED = frozenset({"backtest", "execute", "history", "validate"})
+"""Paths of this API: a runbook of this name could not be read."""
 
 
 async def index(request: web.Request) -> web.Response:

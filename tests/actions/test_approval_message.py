@@ -1,5 +1,6 @@
 """The message that asks for approval: the product page's lines, Slack's limits, and nothing that text could forge."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,9 @@ from slack_limits import about_blocks, about_view
 from slack_sdk.models.blocks import Block
 
 from app.actions.approval_message import APPROVE, REJECT, blocks_of, one_line, reason_view, text_of
+from app.clients.slack import escape
 from app.core.anomaly import anomaly_of
+from app.core.approval import Vote
 from app.core.approval_card import ApprovalCard
 from app.core.planning import Inverse, Prepared
 
@@ -43,15 +46,22 @@ def ids(blocks):
     return [one["action_id"] for block in blocks if block["type"] == "actions" for one in block["elements"]]
 
 
+def texts_of(blocks):
+    texts = [block["text"]["text"] for block in blocks if "text" in block]
+    return texts + [one["text"] for block in blocks if block["type"] == "context" for one in block["elements"]]
+
+
 def said(blocks):
     """All text that is shown, one line each."""
-    texts = [block["text"]["text"] for block in blocks if "text" in block]
-    texts += [one["text"] for block in blocks if block["type"] == "context" for one in block["elements"]]
-    return "\n".join(texts).splitlines()
+    return "\n".join(texts_of(blocks)).splitlines()
 
 
 def assert_slack_takes(blocks):
     assert about_blocks(blocks) == []
+    texts = [block["text"] for block in blocks if "text" in block]
+    counted = [one["text"] if one["type"] == "mrkdwn" else escape(one["text"]) for one in texts]
+    assert max(len(text.encode()) for text in counted) <= 3900
+    assert max(len(text) for text in counted) <= 3000
     for block in Block.parse_all(blocks):
         block.validate_json()
 
@@ -94,7 +104,7 @@ def test_who_has_agreed_so_far_and_what_changed():
     waiting.noticed().at(5).decided(by="ann", comment="looks right")
     (update,) = waiting.notices
     lines = said(blocks_of(update.card.model_copy(update={"changed": "it was “x”"}), T0 + timedelta(seconds=570)))
-    assert "Approved 1 of 2: ann at 03:00:05 UTC (“looks right”)" in lines
+    assert lines[lines.index("Approved 1 of 2") + 1] == "• ann at 03:00:05 UTC (“looks right”)"
     assert "The plan has changed since it was approved: it was “x”" in lines
     assert "Requested by: op" in lines
     assert lines[-1] == "Timeout in: 30 seconds (at 03:10 UTC)"
@@ -108,6 +118,9 @@ FORGERIES = [
     "*bold* _it_ ~no~ `code` > quote",
     "y" * 20_000,
     "&lt;!here&gt;",
+    "&" * 20_000,
+    "\N{FIRE}" * 20_000,
+    "\n" * 20_000 + "x",
 ]
 
 
@@ -123,7 +136,8 @@ def test_text_from_outside_can_neither_mention_nor_pretend_nor_overflow(text):
     fallback = text_of(forged, T0)
     assert "<" not in fallback
     assert not any(line.startswith("✅") for line in fallback.splitlines())
-    assert len(fallback) < 40_000
+    assert len(fallback.encode()) <= 3900
+    assert fallback.splitlines()[-1] == "Timeout in: 10 minutes (at 03:10 UTC)"
 
 
 @pytest.mark.parametrize("text", FORGERIES)
@@ -133,8 +147,45 @@ def test_a_slack_steps_own_message_is_quoted(text):
     blocks = blocks_of(card(step, a_plan=asked), T0)
     (quote,) = (block["text"]["text"] for block in blocks if block.get("text", {}).get("type") == "mrkdwn")
     assert "<" not in quote
-    assert all(line.startswith("> ") for line in quote.splitlines())
+    assert all(line.startswith(">") for line in quote.removesuffix("…").splitlines())
+    assert len(quote) <= 3000
+    assert len(quote.encode()) <= 3900
+    assert re.sub("&(amp|lt|gt);", "", quote).count("&") == 0
     assert_slack_takes(blocks)
+
+
+@pytest.mark.parametrize("text", [*FORGERIES, "x"])
+@pytest.mark.parametrize("state", ["pending", "rejected"])
+def test_eleven_votes_with_long_words_are_within_the_limits(text, state):
+    votes = tuple(
+        Vote(by=(f"{number} " + text)[:200], decision="approve", at=T0, source="slack", comment=text[:2000])
+        for number in range(10)
+    )
+    no = Vote(by="no", decision="reject", at=T0, source="api", comment=text)
+    crowded = card(
+        a_plan=Prepared.of(text[:2000], params={"namespace": text[:2000]}, manual_reason=text[:2000]),
+        votes=(*votes, no),
+        required=11,
+        changed=text,
+        state=state,
+        ended=f"rejected by no: {text}",
+        text=text,
+    )
+    blocks = blocks_of(crowded, T0)
+    assert_slack_takes(blocks)
+    assert len(blocks) <= 50
+    assert sum(line.startswith("• ") for line in said(blocks)) == 10
+    assert len(text_of(crowded, T0).encode()) <= 3900
+
+
+def test_where_no_click_can_reach_us_it_says_how_else_to_decide():
+    blocks, text = blocks_of(card(), T0, clickable=False), text_of(card(), T0, clickable=False)
+    line = "To decide: runbooks approve e, runbooks reject e, or POST /api/v1/executions/e/approvals"
+    assert ids(blocks) == []
+    assert said(blocks)[-2] == text.splitlines()[-2] == line
+    assert_slack_takes(blocks)
+    ended = card(state="approved", ended="approved by ann")
+    assert line not in said(blocks_of(ended, T0, clickable=False))
 
 
 def test_without_score_or_service_it_still_reads():

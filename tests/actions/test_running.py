@@ -32,6 +32,31 @@ def carry_out(clients):
     return run
 
 
+@pytest.mark.parametrize(
+    ("seconds", "owned", "said"),
+    [
+        ([60.0], True, ["step_interrupted"]),
+        ([60.0], False, []),
+        ([0.0, 60.0], True, ["step_finished"]),
+        ([0.0, 60.0], False, []),
+    ],
+)
+async def test_a_worker_that_is_too_late_to_begin_starts_nothing_and_speaks_only_for_what_is_still_its_own(
+    clients, seconds, owned, said
+):
+    """It was stopped after it took the command (the first two), or while it planned it."""
+    told = []
+
+    async def record(event):
+        told.append(event.type)
+
+    passed = iter(seconds)
+    runner = Runner(clients, "me", 0.01, 5.0, lambda: NOW, lambda: next(passed))
+    claim = Claim(until=60.0, held=lambda: True, owned=lambda: owned)
+    await runner.run(story(http(url="http://127.0.0.1:1/")).command, claim, record)
+    assert told == said
+
+
 @pytest.fixture
 async def silent():
     """A TCP server that accepts connections and says nothing, not even a TLS handshake."""

@@ -12,8 +12,8 @@ from app.core.model import canonical
 from app.core.planning import OUTPUT_LIMIT
 from app.core.shell_words import render_command
 from app.core.steps import ShellStep
-from app.main import clients_of
 from app.settings import Settings, SshSettings
+from app.wiring import clients_of
 
 ACTION = ShellAction()
 TOKEN = "a token that nobody may see"

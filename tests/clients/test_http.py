@@ -2,23 +2,20 @@ import asyncio
 import datetime as dt
 import gzip
 import json
-import ssl
 import tracemalloc
 import zlib
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import self_signed
 
 from app.clients.http import MAX_DELAY_S, HttpClient, retry_after_s
 from app.clients.network import NetworkPolicy, trust_in
 from app.clients.secrets import Secrets
 from app.core.errors import ConfigurationError, OutcomeUnknown, PermanentError, TemporaryError
 from app.core.planning import OUTPUT_LIMIT, Outcome
-from app.main import clients_of
 from app.settings import NetworkSettings, Settings
+from app.wiring import clients_of
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -334,23 +331,6 @@ async def test_a_header_that_cannot_be_is_never_sent(ask, raw, scripts, headers)
         with pytest.raises(PermanentError, match="cannot be sent"):
             await ask(server.url, headers=headers)
     assert server.seen == []
-
-
-def self_signed(folder):
-    """The context of a server that nobody knows; its certificate is in ``server.pem``."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-    builder = builder.serial_number(1).not_valid_before(NOW).not_valid_after(NOW + dt.timedelta(days=36500))
-    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    encoding, shape = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(encoding, shape, serialization.NoEncryption())
-    path = folder / "server.pem"
-    path.write_bytes(certificate + secret)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
 
 
 @pytest.fixture

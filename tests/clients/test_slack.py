@@ -1,5 +1,8 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from aiohttp import web
+from slack_server import SlackServer
 
 from app.clients.slack import RATE_LIMIT_RETRIES, SlackClient, SlackMessage, escape
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
@@ -154,3 +157,48 @@ async def test_nothing_listens_then_nothing_was_sent(connect, unused_tcp_port):
 def test_text_of_others_can_neither_mention_nor_link():
     assert escape("<!channel> & <http://evil|ok>") == "&lt;!channel&gt; &amp; &lt;http://evil|ok&gt;"
     assert escape("&lt;") == "&amp;lt;"
+
+
+class TestLookingForAMessage:
+    """find_marked, in the tests' Slack."""
+
+    @pytest.fixture
+    async def workspace(self):
+        async with SlackServer() as server:
+            yield server
+        assert server.violations == []
+
+    @pytest.fixture
+    def slack(self, workspace, connect):
+        workspace.bot_token = "xoxb-stand-in"
+        return connect(workspace.base_url)
+
+    async def test_among_more_messages_than_one_page_holds(self, workspace, slack, monkeypatch):
+        monkeypatch.setattr("app.clients.slack.PAGE", 2)
+        since = datetime.now(UTC)
+        wanted = await slack.post_message("#ops", "it", mark="m")
+        for number in range(5):
+            await slack.post_message("#ops", f"later {number}", mark=f"{number}")
+        assert await slack.find_marked(wanted.channel_id, "m", since) == wanted
+        assert await slack.find_marked(wanted.channel_id, "n", since) is None
+        assert len(workspace.calls["conversations.history"]) == 6
+
+    async def test_only_what_was_posted_since(self, slack):
+        earlier = await slack.post_message("#ops", "it", mark="m")
+        since = datetime.now(UTC) + timedelta(seconds=120)
+        assert await slack.find_marked(earlier.channel_id, "m", since) is None
+
+    async def test_among_the_replies_to_a_message(self, slack):
+        since = datetime.now(UTC)
+        first = await slack.post_message("#ops", "ask", mark="a")
+        reply = await slack.post_message("#ops", "remind", thread_ts=first.ts, mark="m")
+        assert await slack.find_marked(first.channel_id, "m", since) is None
+        assert await slack.find_marked(first.channel_id, "m", since, first.ts) == reply
+
+    async def test_too_much_to_look_through_is_said(self, slack, monkeypatch):
+        monkeypatch.setattr("app.clients.slack.PAGE", 1)
+        monkeypatch.setattr("app.clients.slack.MAX_PAGES", 2)
+        for number in range(3):
+            message = await slack.post_message("#ops", f"{number}")
+        with pytest.raises(PermanentError, match=r"^more than 2 messages were posted to C\d+ meanwhile$"):
+            await slack.find_marked(message.channel_id, "m", datetime.now(UTC))

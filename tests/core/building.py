@@ -13,6 +13,7 @@ from app.core.events import (
     Limits,
     MetricChecked,
     RollbackRequested,
+    StartJudged,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -94,8 +95,13 @@ class Story:
 
     @property
     def command(self) -> StepCommand | MetricCommand:
-        (command,) = (one for one in decide(self.state) if not isinstance(one, NoticeCommand))
+        (command,) = (one for one in decide(self.state) if not isinstance(one, NoticeCommand) and not is_before(one))
         return command
+
+    @property
+    def before_command(self) -> MetricCommand | None:
+        """The reading before the first step, where it is due."""
+        return next(filter(is_before, decide(self.state)), None)
 
     @property
     def notices(self) -> list[NoticeCommand]:
@@ -175,6 +181,10 @@ class Story:
         where = {"run": command.run, "step": command.step_index, "request": command.request, "notice": command.notice}
         return self.tell(ApprovalNoticed(**self.common(), **{**where, "version": command.version, **given, **fields}))
 
+    def judged(self, effect="start", guard=None, reason=""):
+        given = {"run": self.state.run, "effect": effect, "guard": guard, "reason": reason}
+        return self.tell(StartJudged(**self.common(), **given))
+
     def cancel(self, by="ann"):
         return self.tell(CancelRequested(**self.common(), by=by))
 
@@ -192,6 +202,14 @@ class Story:
         return self.tell(
             MetricChecked(**self.common(), run=self.state.run, attempt=attempt, value=value, detail=detail)
         )
+
+    def measured_before(self, value, detail=""):
+        said = {"run": self.state.run, "attempt": 1, "value": value, "detail": detail}
+        return self.tell(MetricChecked(**self.common(), moment="before", **said))
+
+
+def is_before(command) -> bool:
+    return isinstance(command, MetricCommand) and command.moment == "before"
 
 
 def story(*steps, **fields) -> Story:

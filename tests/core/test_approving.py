@@ -58,10 +58,10 @@ class TestAsking:
         (step, declared) = runbook(slack(), http(rollback=http(method="DELETE"))).steps
         assert undo_of(step, plan()) == "⚠ only by hand: it cannot be taken back"
         assert undo_of(step, Prepared.of("x")) == "⚠ only by hand: it has no inverse"
-        inverse = Inverse(step={"type": "http", "url": "u"})
-        assert undo_of(step, Prepared.of("x", inverse=inverse)) == "http (url u)"
+        inverse = Inverse(step={"type": "http", "method": "GET", "url": "http://u"})
+        assert undo_of(step, Prepared.of("x", inverse=inverse)) == "http (method GET, url http://u)"
         both = Prepared.of("x", inverse=inverse, manual_reason="pods do not move back")
-        assert undo_of(step, both) == "http (url u) (pods do not move back)"
+        assert undo_of(step, both) == "http (method GET, url http://u) (pods do not move back)"
         said = "by the step the runbook declares: http (method DELETE, url https://x.example/y)"
         assert undo_of(declared, plan()) == said
 
@@ -95,8 +95,25 @@ class TestMessages:
             (update,) = s.notices
             assert (update.card.state, update.card.ended) == (state, said)
 
-    def test_a_message_that_was_never_posted_is_not_posted_after_the_end(self):
-        assert waiting().decided().notices == []
+    def test_the_end_follows_a_post_that_may_still_be_on_its_way(self):
+        s = waiting().decided()
+        (closing,) = s.notices
+        assert (closing.card.state, closing.ts) == ("approved", None)
+        s.noticed(closing, error="the request ended before this was posted")
+        assert (s.notices, s.state.steps[0].approval.notices[0].state) == ([], "failed")
+
+    def test_an_execution_that_has_ended_has_its_closing_card_sent_all_the_same(self):
+        s = waiting().cancel()
+        assert [one.card.state for one in s.notices] == ["withdrawn"]
+        assert decide(s.state) == ()
+
+    def test_where_a_message_stands_makes_another_command_of_the_same_version(self):
+        s = waiting()
+        post = s.notices[0]
+        (closing,) = s.decided().notices
+        (update,) = s.noticed(post).notices
+        assert (closing.command_id, update.command_id) == ("e/1/0/notice-1-0/2", "e/1/0/notice-1-0/2/placed")
+        assert update.message == "e/1/0/notice-1-0"
 
     def test_one_that_was_posted_late_is_changed_at_once(self):
         s = waiting()
@@ -112,6 +129,20 @@ class TestMessages:
         notice = s.state.steps[0].approval.notices[0]
         assert (notice.state, notice.error, s.notices) == ("failed", "channel_not_found", [])
         assert s.noticed(post, error="again").refusal == "that it failed is known"
+        assert s.noticed(post).state.steps[0].approval.notices[0].state == "posted"
+
+    def test_an_answer_that_was_lost_is_neither_posted_nor_failed(self):
+        s = waiting()
+        post = s.notices[0]
+        s.noticed(post, error="no connection").noticed(post, error="no answer", unknown=True)
+        assert s.state.steps[0].approval.notices[0].state == "unknown"
+        assert s.noticed(post, error="no answer", unknown=True).refusal == "that it failed is known"
+        assert s.notices == []
+        (closing,) = s.decided().notices
+        assert closing.doubtful
+        s.noticed(closing, error="later", unknown=True)
+        notice = s.state.steps[0].approval.notices[0]
+        assert (notice.state, notice.error, s.notices) == ("unknown", "no answer", [])
         assert s.noticed(post).state.steps[0].approval.notices[0].state == "posted"
 
     def test_one_that_could_not_be_changed_is_not_tried_for_ever(self):
@@ -143,7 +174,7 @@ class TestMessages:
         assert [one.number for one in s.state.steps[0].requests] == [1, 2]
 
     def test_a_plan_that_only_undoes_otherwise_says_so(self):
-        other = Prepared.of("do it", before={"replicas": 3}, inverse=Inverse(step={"type": "http"}))
+        other = Prepared.of("do it", before={"replicas": 3}, inverse=Inverse(step=http()))
         s = waiting().decided().prepared(other)
         assert s.state.steps[0].approval.changed == "how it would be taken back is different"
 

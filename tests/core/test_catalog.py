@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.anomaly import anomaly_of
-from app.core.catalog import Catalog, RunbookDeleted, RunbookPut, change_key, read_change
+from app.core.catalog import Catalog, RunbookDeleted, RunbookPut, Verdict, change_key, read_change
 from app.core.errors import RecordRefused
 from app.core.matching import Match, Miss, match, why_not
 
@@ -49,7 +49,7 @@ def test_an_expected_version_must_hold():
 def test_deleted_it_matches_nothing_and_its_versions_stay():
     catalog = filled(put())
     assert catalog.apply(deleted(expected=9)).refusal
-    assert catalog.apply(deleted()) == (None, None)
+    assert catalog.apply(deleted()) == Verdict(None)
     assert (len(catalog), list(catalog.candidates("default", "s", "m"))) == (0, [])
     assert len(catalog.versions("default", "r")) == 1
     assert catalog.apply(deleted()).refusal == "no such runbook"

@@ -584,6 +584,8 @@ def in_status(status: Status) -> Story:  # noqa: PLR0911 - one line a status
             return story(approval).prepared().cancel()
         case Status.rolled_back:
             return in_status(Status.rolling_back).does()
+        case Status.skipped:
+            return story(slack(), cooldown_seconds=60).judged("skip", "cooldown", "one was at work")
         case Status.rollback_failed:
             return in_status(Status.rolling_back).does("failed", "x")
 
@@ -609,6 +611,7 @@ def all_events(s: Story):
     yield CancelRequested(**common, by="ann")
     yield from (StepResolved(**common, outcome=outcome, by="ann") for outcome in ("succeeded", "failed"))
     yield from (MetricChecked(**common, run=1, attempt=1, value=value) for value in (None, 1.0, 99.0))
+    yield MetricChecked(**common, moment="before", run=1, attempt=1, value=1.0)
     yield requested(slack())
 
 
@@ -655,3 +658,9 @@ def test_service_and_variables_of_a_manual_run():
 def test_the_runbooks_own_timeout_and_the_steps():
     book = runbook(slack(), slack(approval_timeout_minutes=2), approval_timeout_minutes=3)
     assert [book.approval_timeout_s(index) for index in (0, 1)] == [180, 120]
+
+
+def test_a_shadow_is_never_carried_out_but_for_dry_runs():
+    s = story(slack(), mode="shadow", by="ann")
+    assert (s.status, s.state.reason.startswith("the runbook is a shadow"), decide(s.state)) == ("skipped", True, ())
+    assert story(slack(), mode="shadow", dry_run=True).status == "running"

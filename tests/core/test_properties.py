@@ -31,15 +31,30 @@ STEPS = st.builds(
     st.integers(1, 2),
     st.integers(1, 2),
 )
-CHECK = {"metric_name": "cpu", "check_after_minutes": 1, "rollback_if_value_exceeds": 90}
+CHECKS = st.builds(
+    lambda samples, policy: {
+        "metric_name": "cpu",
+        "check_after_minutes": 1,
+        "rollback_if_value_exceeds": 90,
+        "samples": samples,
+        "on_no_data": policy,
+    },
+    st.integers(1, 4),
+    st.sampled_from(["keep", "rollback", "attention"]),
+)
 REQUESTS = st.builds(
-    lambda steps, back, check, dry: requested(
-        *steps, rollback_on_failure=back, rollback_metric_check=CHECK if check else None, dry_run=dry
+    lambda steps, back, check, dry, guarded: requested(
+        *steps,
+        rollback_on_failure=back,
+        rollback_metric_check=check,
+        dry_run=dry,
+        cooldown_seconds=60 if guarded else 0,
     ),
     st.lists(STEPS, min_size=1, max_size=4),
     st.booleans(),
-    st.booleans(),
+    st.none() | CHECKS,
     st.integers(0, 4).map(lambda number: number == 0),
+    st.booleans(),
 )
 CHOICES = st.lists(st.integers(0, 99), min_size=1, max_size=60)
 
@@ -49,6 +64,10 @@ def move(s: Story, choice: int) -> None:
     s.seconds += 1
     if choice % 17 == 16:
         s.cancel()
+    elif s.state.awaits_verdict and s.state.cancel_by is None:
+        s.judged(["start", "approve", "start", "skip"][choice % 4], "max_runs_per_hour")
+    elif s.before_command is not None and choice % 3 == 0:
+        s.measured_before([None, 50.0][choice % 2])
     elif s.status == "awaiting_approval":
         [s.decided(by="ann"), s.decided(by="cy"), s.decided("reject"), s.at(s.seconds + 700).timer()][choice % 4 :][:1]
     elif s.status == "attention":
@@ -118,7 +137,7 @@ def test_it_is_never_stuck_and_never_busy_after_its_end(request, choices):
     if state.terminal:
         assert state.finished_at is not None
         assert (decide(state), wake_at(state)) == ((), None)
-    elif state.status != Status.attention:
+    elif state.status != Status.attention and not state.awaits_verdict:
         assert decide(state) or wake_at(state) is not None
 
 
@@ -176,7 +195,9 @@ def test_nothing_that_needs_approval_starts_without_it(request, choices):
         state, refusal = evolve(state, event, offset)
         if isinstance(event, StepStarted) and refusal is None:
             step = state.runbook.steps[event.step]
-            if step.require_approval and (event.phase == "apply" or before.rollback.by is not None):
+            nobody = all(one.approval is None for one in before.steps[: event.step])
+            guarded = event.phase == "apply" and nobody and before.verdict and before.verdict.effect == "approve"
+            if guarded or (step.require_approval and (event.phase == "apply" or before.rollback.by is not None)):
                 approval = before.standing.step(before).approval
                 voters = {vote.by for vote in approval.votes if vote.decision == "approve"}
                 assert approval.state == "approved"
@@ -213,6 +234,8 @@ def test_no_attempt_starts_twice(request, choices):
 def test_one_outcome_whatever_the_order_of_clicks_expiry_and_cancel(request, clicks):
     s = Story(request)
     s.last_command = None
+    if request.runbook.guarded and not request.dry_run:
+        s.judged()
     if not decide(s.state) or s.command.phase != "prepare" or request.dry_run:
         return
     s.prepared()

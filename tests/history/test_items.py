@@ -136,3 +136,16 @@ def test_whether_a_manual_run_met_its_trigger():
     )
     item = item_of(story(slack()).state.now(request=request))
     assert (item.requested_by, item.trigger.matched, item.trigger.reason) == ("ann", False, "`x` is false")
+
+
+def test_the_metric_before_and_after():
+    check = {"metric_name": "cpu", "check_after_minutes": 1, "rollback_if_value_exceeds": 90, "samples": 2}
+    told = story(slack(), rollback_metric_check=check).measured_before(95.5).does()
+    assert item_of(told.state).metric_check.check_at == T0 + timedelta(minutes=1)
+    told.at(60).timer().measured(None, detail="no series").at(75).timer().measured(40.0)
+    item = item_of(told.state)
+    shown = item.metric_check
+    assert (item.status, shown.metric_name, shown.check_at) == ("succeeded", "cpu", None)
+    assert (shown.before.at, shown.before.value, shown.before.detail) == (T0, 95.5, None)
+    assert [(one.value, one.detail) for one in shown.after] == [(None, "no series"), (40.0, None)]
+    assert item_of(story(slack()).state).metric_check is None

@@ -13,6 +13,7 @@ from waiting import until
 from app.core.execution import Execution
 from app.history.database import open_database
 from app.history.news import News
+from app.history.projection import Projection
 from app.history.projector import NOT_OWNED, Projector
 from app.history.store import Store
 
@@ -52,7 +53,8 @@ class Topic:
     def projector(self, engine, registry=None, tell=None) -> Projector:
         arguments = {"bootstrap_servers": self._servers, "session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
         store = Store(engine, self.name)
-        return Projector(store, self.name, arguments, self.group, registry or CollectorRegistry(), tell)
+        projection = Projection(store, registry or CollectorRegistry(), tell)
+        return Projector(projection, self.name, arguments, self.group)
 
     async def projected(self, engine) -> None:
         """Wait until all that was sent is in the database."""
@@ -261,6 +263,6 @@ async def test_without_a_broker_it_keeps_trying(sqlite_engine, caplog):
         return len([entry for entry in caplog.records if entry.getMessage() == "log_unreachable"]) > 1
 
     arguments = {"bootstrap_servers": "127.0.0.1:1"}
-    projector = Projector(Store(sqlite_engine, "t"), "t", arguments, "g", CollectorRegistry())
+    projector = Projector(Projection(Store(sqlite_engine, "t"), CollectorRegistry()), "t", arguments, "g")
     async with running(projector):
         await until(tried_twice)

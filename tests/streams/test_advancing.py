@@ -9,15 +9,22 @@ from building import LEASE, T0, Story, requested, scale, slack, story
 from prometheus_client import CollectorRegistry
 from waiting import until
 
+from app.core.errors import RecordTooLarge
 from app.core.events import TimerFired, write_event
-from app.core.execution import Execution
+from app.core.execution import Execution, Marker
+from app.core.pauses import Pause, PauseEnded, PausePut
+from app.core.pauses import Pauses as Fold
 from app.streams.advancing import Advancer
 from app.streams.figures import Figures
 from app.streams.index import row_of, state_of
+from app.streams.pausing import Pauses
 
 
 class FakeTable(dict):
-    """A table whose changes are counted."""
+    """A table whose rows are written, but for those that no record can hold."""
+
+    def __init__(self):
+        self.unwritten = {}
 
     async def send_changes(self, publisher):
         return []
@@ -28,8 +35,18 @@ class FakeLog:
 
     def __init__(self):
         self.commands, self.letters, self.events = [], [], []
+        self.takes_commands = True
+
+    def room(self, topic):
+        return 1000
+
+    async def send_event(self, event):
+        self.events.append(event)
+        return done()
 
     async def send_command(self, command):
+        if not self.takes_commands:
+            raise RecordTooLarge(command.topic, 2000, 1000)
         self.commands.append(command)
         return done()
 
@@ -57,7 +74,10 @@ class Bench:
     def __init__(self):
         self.table, self.log = FakeTable(), FakeLog()
         self.now = T0
-        self.advancer = Advancer(self.table, self.log, None, lambda: self.now, Figures(CollectorRegistry()))
+        self.fold = Fold()
+        self.pauses = Pauses(self.fold)
+        figures = Figures(CollectorRegistry())
+        self.advancer = Advancer(self.table, self.log, None, lambda: self.now, figures, self.pauses)
         self.offset = 0
 
     async def read(self, event, partition=0):
@@ -104,6 +124,27 @@ async def test_an_unreadable_record_is_put_aside(bench):
     ((source, error),) = bench.log.letters
     assert (source.offset, source.value) == (1, b"{")
     assert "not JSON" in error
+
+
+async def test_a_command_that_no_topic_takes_is_answered_as_failed(bench):
+    bench.log.takes_commands = False
+    await bench.read(requested(slack(), slack()))
+    (answer,) = bench.log.events
+    assert (answer.type, answer.outcome.outcome) == ("step_finished", "failed")
+    assert "at most 1000 are taken" in answer.outcome.error.message
+    await bench.read(answer)
+    assert isinstance(bench.state(), Marker)
+
+
+async def test_an_execution_whose_state_no_record_can_hold_is_ended_once(bench):
+    bench.table.unwritten["e"] = asyncio.get_running_loop().create_future()
+    await bench.read(requested(scale(require_approval=True)))
+    (stop,) = bench.log.events
+    assert (stop.type, stop.by) == ("cancel_requested", "runbooks")
+    assert "1000 bytes of a record" in stop.comment
+    await bench.read(stop)
+    await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+    assert len(bench.log.events) == 1
 
 
 async def test_an_event_in_anothers_name_changes_nothing(bench):
@@ -174,7 +215,7 @@ class TestMessagesOfApprovals:
             await bench.read(event)
         await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
         names = [command.command_id for command in bench.log.commands[2:]]
-        assert names == ["e/1/0/apply/1", "e/1/0/notice-1-0/2"]
+        assert names == ["e/1/0/apply/1", "e/1/0/notice-1-0/2/placed"]
 
     async def test_recovered_what_is_not_posted_yet_is_asked_for_again(self, bench):
         s = story(self.GUARDED).prepared()
@@ -182,6 +223,13 @@ class TestMessagesOfApprovals:
         bench.advancer.recover({0})
         await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
         assert [command.command_id for command in bench.log.commands] == ["e/1/0/notice-1-0/0"]
+
+    async def test_the_end_is_sent_to_a_message_whose_place_is_not_known_yet(self, bench):
+        s = await self.asked(bench)
+        await bench.read(s.cancel().events[-1])
+        last = bench.log.commands[-1]
+        assert (last.command_id, last.ts, last.card.state) == ("e/1/0/notice-1-0/1", None, "withdrawn")
+        assert "marker" in bench.table["e"]
 
     async def test_the_last_change_is_on_the_broker_before_the_execution_is_forgotten(self, bench):
         s = await self.asked(bench)
@@ -203,7 +251,7 @@ class TestMessagesOfApprovals:
         reading = asyncio.create_task(bench.read(s.decided("reject").events[-1]))
 
         async def commanded():
-            return bench.log.commands[-1].command_id == "e/1/0/notice-1-0/2"
+            return bench.log.commands[-1].command_id == "e/1/0/notice-1-0/2/placed"
 
         await until(commanded)
         assert (reading.done(), sent) == (False, [])
@@ -218,3 +266,115 @@ def test_rows_round_trip():
     marker = s.does().state.marker()
     assert state_of(row_of(3, marker)) == marker
     assert isinstance(state_of(row_of(3, story(slack()).state)), Execution)
+
+
+GUARDED = {"cooldown_seconds": 60}
+
+
+async def ends(bench, number, outcome="succeeded"):
+    """Let the first step of an execution end it."""
+    s = Story(named(number, slack()))
+    s.state = bench.state(f"e{number}")
+    common = {"execution_id": f"e{number}", "run": s.state.run}
+    for event in s.does(outcome, None if outcome == "succeeded" else "x").events[1:]:
+        await bench.read(event.model_copy(update=common))
+
+
+async def test_a_guarded_runbook_is_judged_in_the_log_before_anything_is_sent(bench):
+    await bench.read(named(0, slack(), **GUARDED))
+    await bench.read(named(1, slack(), **GUARDED))
+    assert bench.log.commands == []
+    assert [(one.execution_id, one.effect, one.guard) for one in bench.log.events] == [
+        ("e0", "start", None),
+        ("e1", "skip", "cooldown"),
+    ]
+    for event in list(bench.log.events):
+        await bench.read(event)
+    assert [command.execution_id for command in bench.log.commands] == ["e0"]
+    assert bench.state("e1").status == "skipped"
+    await bench.read(named(0, slack(), **GUARDED))
+    assert len(bench.log.events) == 2
+
+
+async def test_recovered_what_was_not_judged_is_judged_as_before(bench):
+    for number in range(3):
+        await bench.read(named(number, slack(), **GUARDED))
+    said = list(bench.log.events)
+    await bench.read(said[0])  # the others' verdicts were lost with the worker
+    bench.log.events.clear()
+    bench.advancer.recover({0})
+    for number in (1, 2):
+        await bench.read(TimerFired(tenant="default", execution_id=f"e{number}", at=T0))
+    assert [(one.execution_id, one.effect, one.reason) for one in bench.log.events] == [
+        (one.execution_id, one.effect, one.reason) for one in said[1:]
+    ]
+
+
+async def test_recovered_the_cooldown_of_what_has_ended_goes_on(bench):
+    await bench.read(named(0, slack(), **GUARDED))
+    await bench.read(bench.log.events[0])
+    await ends(bench, 0)
+    before = bench.table["e0"]
+    bench.advancer.recover({0})
+    bench.log.events.clear()
+    await bench.read(named(1, slack(), at=T0 + timedelta(seconds=59), **GUARDED))
+    await bench.read(named(2, slack(), at=T0 + timedelta(seconds=60), **GUARDED))
+    assert [one.effect for one in bench.log.events] == ["skip", "start"]
+    assert bench.table["e0"] == before
+
+
+async def test_one_target_is_acted_on_by_one_execution_at_a_time_and_others_pass(bench):
+    for number, deployment in enumerate(("a", "a", "b")):
+        await bench.read(named(number, scale(deployment=deployment)))
+    assert [command.execution_id for command in bench.log.commands] == ["e0", "e2"]
+    await ends(bench, 0)
+    assert [command.execution_id for command in bench.log.commands] == ["e0", "e2", "e1"]
+
+
+async def test_while_it_is_paused_nothing_begins_and_then_it_goes_on(bench):
+    bench.fold.apply(PausePut(pause=Pause(tenant="default", name="p", starts_at=T0, by="ann"), at=T0))
+    await bench.read(named(0, slack(), slack()))
+    await bench.read(named(1, slack(), dry_run=True))
+    assert [command.execution_id for command in bench.log.commands] == ["e1"]
+    watching = asyncio.create_task(bench.advancer.watch_pauses())
+    firing = asyncio.create_task(bench.advancer.timers.run())
+    await asyncio.sleep(0)
+    bench.fold.apply(PauseEnded(tenant="default", name="p", by="ann", at=T0))
+    bench.pauses.tell()
+    await until(lambda: fired(bench, 2))
+    for event in list(bench.log.events):
+        await bench.read(event)
+    assert [command.execution_id for command in bench.log.commands] == ["e1", "e0"]
+    for task in (watching, firing):
+        task.cancel()
+    await asyncio.gather(watching, firing, return_exceptions=True)
+
+
+async def test_a_window_that_closes_lets_it_go_on(bench):
+    end = T0 + timedelta(seconds=0.05)
+    bench.fold.apply(PausePut(pause=Pause(tenant="*", name="w", starts_at=T0, ends_at=end, by="ann"), at=T0))
+    await bench.read(named(0, slack()))
+    watching = asyncio.create_task(bench.advancer.watch_pauses())
+    firing = asyncio.create_task(bench.advancer.timers.run())
+    await asyncio.sleep(0)
+    bench.now = end
+    await until(lambda: fired(bench, 1))
+    await bench.read(bench.log.events[0])
+    assert [command.execution_id for command in bench.log.commands] == ["e0"]
+    for task in (watching, firing):
+        task.cancel()
+    await asyncio.gather(watching, firing, return_exceptions=True)
+
+
+async def test_a_step_that_comes_while_it_is_paused_waits_and_a_rollback_does_not(bench):
+    s = story(scale(), slack(), rollback_on_failure=True).does(inverse=True)
+    for event in s.events:
+        await bench.read(event)
+    sent = len(bench.log.commands)
+    bench.fold.apply(PausePut(pause=Pause(tenant="default", name="p", starts_at=T0, by="ann"), at=T0))
+    bench.advancer._sent.clear()
+    await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
+    assert len(bench.log.commands) == sent
+    for event in s.does("failed", "x").events[-2:]:
+        await bench.read(event)
+    assert bench.log.commands[-1].phase == "rollback"

@@ -2,12 +2,12 @@
 
 import asyncio
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from building import T0, http, scale, slack, story
+from executing_fakes import EventLog, FakeTable, Record
 from prometheus_client import CollectorRegistry
 from waiting import until
 
@@ -20,52 +20,10 @@ from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
 from app.core.commands import MetricCommand, write_command
-from app.core.errors import TemporaryError
-from app.core.events import ApprovalNoticed
 from app.core.runbook import MetricCheck
-from app.streams.executing import LEDGER_KEPT, Ledger, StepExecutor
+from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
-
-
-class FakeTable(dict):
-    """A table whose changes are acknowledged when ``broker`` is set."""
-
-    def __init__(self):
-        super().__init__()
-        self.broker = asyncio.Event()
-        self.broker.set()
-
-    async def send_changes(self, publisher):
-        return [asyncio.ensure_future(self.broker.wait())]
-
-
-class FakeLog:
-    """Keeps what was published; refuses as often as it is told to."""
-
-    def __init__(self):
-        self.events, self.refusals = [], 0
-
-    async def publish_event(self, event):
-        if self.refusals:
-            self.refusals -= 1
-            raise TemporaryError("the broker is away")
-        self.events.append(event)
-
-    @property
-    def told(self):
-        return [event.type.removeprefix("step_") for event in self.events]
-
-
-class Record:
-    """A record as Faust hands it out."""
-
-    def __init__(self, value, partition=0, offset=1):
-        self.value = value
-        self.message = SimpleNamespace(topic="step-commands.http", partition=partition, offset=offset, key=b"e")
-        self.acked = False
-
-    def ack(self):
-        self.acked = True
+from app.streams.ledger import LEDGER_KEPT, Entry, Ledger, Posted
 
 
 class Bench:
@@ -73,7 +31,7 @@ class Bench:
 
     def __init__(self, url):
         self.url, self.now, self.monotonic = url, T0, 100.0
-        self.table, self.log = FakeTable(), FakeLog()
+        self.table, self.log = FakeTable(), EventLog()
         self.answer = asyncio.Event()
         self.calls = []
         self.opened = []
@@ -170,6 +128,49 @@ async def test_another_worker_waits_for_the_claim_to_run_out_and_says_interrupte
     await other.stop(0)
 
 
+async def test_what_another_worker_has_done_is_only_acknowledged(bench):
+    command = bench.command()
+    bench.answer.set()
+    first = await bench.take(command)
+    await until(lambda: is_true(lambda: first.acked))
+    other = bench.worker("other")
+    assert (await bench.take(command, other)).acked
+    assert (bench.log.told, other.in_flight()) == (["started", "finished"], 0)
+
+
+async def test_done_is_on_the_broker_before_the_record_is_acknowledged(bench):
+    record = await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    bench.table.broker.clear()
+    bench.answer.set()
+    await until(lambda: is_true(lambda: bench.table["e/1/0/apply/1"].get("done")))
+    assert (bench.log.told, record.acked) == (["started", "finished"], False)
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: record.acked))
+
+
+async def test_done_is_written_however_long_it_takes(bench):
+    record = await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    bench.table.refusals = 1
+    bench.answer.set()
+    await until(lambda: is_true(lambda: record.acked))
+    assert bench.table["e/1/0/apply/1"]["done"]
+
+
+async def test_what_this_worker_took_and_gave_up_is_answered_for(bench):
+    bench.table.broker.clear()
+    command = bench.command()
+    await bench.take(command)
+    bench.executor.on_partitions({1})
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: bench.log.told == ["interrupted"]))
+    bench.executor.on_partitions({0})
+    again = await bench.take(command)
+    await until(lambda: is_true(lambda: again.acked))
+    assert (bench.log.told, bench.calls) == (["interrupted"] * 2, [])
+
+
 async def test_a_revoked_command_is_never_begun(bench):
     command = bench.command()
     revoked = command.model_copy(update={"revoked": True})
@@ -203,10 +204,8 @@ async def test_a_claim_that_has_run_out_is_not_acted_on(bench):
     await bench.take(bench.command())
     bench.monotonic += 1.0
     bench.table.broker.set()
-    await until(lambda: is_true(lambda: "finished" in bench.log.told))
-    assert bench.log.told == ["started", "finished"]
-    assert "nothing was done" in bench.log.events[1].outcome.error.message
-    assert bench.calls == []
+    await until(lambda: is_true(lambda: bench.log.told))
+    assert (bench.log.told, bench.calls) == (["interrupted"], [])
 
 
 async def test_the_log_is_told_however_long_it_takes(bench):
@@ -296,95 +295,34 @@ async def test_the_ledger_forgets_what_cannot_come_again():
     recovered.recover()
     await recovered.claim("newest", 0, T0 + LEDGER_KEPT + timedelta(seconds=0.5))
     assert sorted(table) == ["elsewhere", "new", "newest"]
-    assert recovered.find("new").incarnation == "me"
+    assert recovered.find("new") == Entry("me", T0 + timedelta(seconds=1))  # as rows were before they could be done
     assert recovered.find("old") is None
 
 
-class Sender:
-    """Takes the messages of approvals; the first is only delivered when it may be."""
-
-    def __init__(self):
-        self.sent, self.go_on = [], asyncio.Event()
-
-    async def send(self, command, told, *, again):
-        self.sent.append((command.command_id, again))
-        await self.go_on.wait()
-        await told(posted(command))
-
-
-def posted(command):
-    return ApprovalNoticed(
-        tenant=command.tenant,
-        execution_id=command.execution_id,
-        at=T0,
-        run=command.run,
-        step=command.step_index,
-        request=command.request,
-        notice=command.notice,
-        version=command.version,
-        channel_id="C1",
-        ts="1.1",
-    )
+async def test_the_ledger_knows_where_messages_were_posted():
+    table = FakeTable()
+    ledger = Ledger(table, None, "me")
+    await ledger.claim("a", 0, T0)
+    await ledger.finish("a", Posted("C1", "1.5", "#ops"))
+    await ledger.finish("gone with its partition")
+    recovered = Ledger(table, None, "other")
+    recovered.recover()
+    assert recovered.find("a") == Entry("me", T0, done=True, posted=Posted("C1", "1.5", "#ops"))
+    assert (recovered.channels, list(table)) == ({"#ops": "C1"}, ["a"])
 
 
-class TestMessagesOfApprovals:
-    def command(self):
-        (command,) = story(scale(require_approval=True, approval_channel="#ops")).prepared().notices
-        return command
+async def test_a_command_of_another_kind_is_passed_over(bench):
+    record = Record(write_command(METRIC))
 
-    async def test_a_message_is_sent_once_and_acknowledged_after_the_log_knows(self, bench):
-        bench.executor._notices = sender = Sender()
-        record = await bench.take(self.command())
-        again = await bench.take(self.command())
-        assert again.acked
-        await until(lambda: has(sender.sent, 1))
-        assert not record.acked
-        sender.go_on.set()
-        await until(lambda: acknowledged(record))
-        assert [event.type for event in bench.log.events] == ["approval_noticed"]
-        assert sender.sent == [("e/1/0/notice-1-0/0", False)]
+    class Stream:
+        def noack(self):
+            return self
 
-    async def test_nothing_is_posted_before_the_claim_is_on_the_broker(self, bench):
-        bench.executor._notices = sender = Sender()
-        bench.table.broker.clear()
-        await bench.take(self.command())
-        await asyncio.sleep(0)
-        assert sender.sent == []
-        bench.table.broker.set()
-        await until(lambda: has(sender.sent, 1))
-        sender.go_on.set()
+        async def events(self):
+            yield record
 
-    async def test_who_takes_over_knows_that_it_may_have_been_posted(self, bench):
-        bench.executor._notices = sender = Sender()
-        await bench.take(self.command())
-        bench.now += timedelta(seconds=1)
-        other = bench.worker("other")
-        other._notices = sender
-        sender.go_on.set()
-        record = await bench.take(self.command(), other)
-        await until(lambda: acknowledged(record))
-        assert [again for _, again in sender.sent] == [False, True]
-
-    async def test_a_command_of_another_kind_is_passed_over(self, bench):
-        record = Record(write_command(METRIC))
-
-        class Stream:
-            def noack(self):
-                return self
-
-            async def events(self):
-                yield record
-
-        await bench.executor.run(Stream(), None)
-        assert record.acked
-
-
-async def has(things, count):
-    return len(things) >= count
-
-
-async def acknowledged(record):
-    return record.acked
+    await bench.executor.run(Stream(), None)
+    assert record.acked
 
 
 METRIC = MetricCommand(

@@ -1,6 +1,7 @@
 """What a Faust application over our transport commits on a real Kafka, and where it begins again."""
 
 import asyncio
+import threading
 import uuid
 
 from aiokafka import AIOKafkaProducer
@@ -27,7 +28,9 @@ class Bench:
         await self.producer.start()
 
     async def start(self):
-        self.app = build_app(self.connection, StreamSettings(self.group, self.folder, session_timeout_s=6))
+        self.app = build_app(
+            self.connection, StreamSettings(self.group, self.folder / "not" / "there", session_timeout_s=6)
+        )
         agents = Agents(self.app)
 
         async def handle(stream, receipts):
@@ -132,6 +135,41 @@ async def test_a_seek_makes_what_was_fetched_before_it_come_again(broker, connec
             await asyncio.gather(bench.app.consumer.perform_seek(), bench.publish(3))
             await bench.handed_out(1, 2)
         assert await bench.where() == 1
+        await bench.stop()
+    finally:
+        await bench.close()
+
+
+async def test_nothing_is_handed_out_while_a_seek_is_under_way(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.start()
+        await bench.publish(3)
+        await bench.handed_out(0, 1, 2)
+        bench.acknowledge(0)
+        await bench.committed(1)
+        bench.events.clear()
+        thread = bench.app.consumer._thread
+        seek, reached, may_go = thread._seek_to_committed, threading.Event(), threading.Event()
+
+        async def slow_seek():
+            reached.set()
+            await asyncio.to_thread(may_go.wait)
+            return await seek()
+
+        thread._seek_to_committed = slow_seek
+        seeking = asyncio.create_task(bench.app.consumer.perform_seek())
+        await asyncio.to_thread(reached.wait)
+        thread._seek_to_committed = seek
+        await bench.publish(3)
+        await bench.publish(1, partition=1)
+        await asyncio.sleep(2)  # time enough for what must not come
+        assert bench.events == {}
+        may_go.set()
+        await seeking
+        await bench.handed_out(1, 2, 3, 4, 5)
+        await bench.handed_out(0, partition=1)
         await bench.stop()
     finally:
         await bench.close()

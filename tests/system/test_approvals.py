@@ -2,14 +2,21 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.partitioner import murmur2
 from processes import DEMO_RUNBOOK
 from slack_server import SlackServer
 from waiting import until
 
 from app.actions.approval_message import APPROVE, REASON_BLOCK, REASON_INPUT, REJECT
+from app.core.ids import execution_id_for_anomaly
+from app.streams.topics import read_topics
 
+COMMANDS = "step-commands.slack"
 USERS = {"users": [{"team": "T1", "user": "U1", "subject": "ann", "roles": ["approver"]}]}
 SCALE = {**DEMO_RUNBOOK["steps"][1], "approval_channel": "#ops"}
 GUARDED = {"name": "guarded", "trigger": {"service_id": "s"}, "steps": [SCALE]}
@@ -101,22 +108,72 @@ async def test_a_world_that_moved_is_asked_about_again(worker, api, publish, sla
     assert stand_ins.scalings == [("production/payment-api", 5)]
 
 
+BLOCKER = {"name": "blocker", "trigger": {"service_id": "b"}, "steps": [{**SCALE, "approval_channel": "#blocked"}]}
+
+
+def in_one_partition():
+    """The anomalies of a blocker and of a guarded runbook whose commands stand in one partition, in this order."""
+    topics = read_topics(Path("topics.yaml"), "any")
+    count = next(topic.partitions for topic in topics if topic.name == COMMANDS)
+
+    def place(number, name):
+        execution = execution_id_for_anomaly("default", f"{name}-{number}", name)
+        return (murmur2(execution.encode()) & 0x7FFFFFFF) % count
+
+    same = next(number for number in range(1000) if place(number, "guarded") == place(0, "blocker"))
+    blocker = {**ANOMALY, "service_id": "b", "anomaly_id": "blocker-0"}
+    return blocker, {**ANOMALY, "anomaly_id": f"guarded-{same}"}
+
+
+async def all_acknowledged(broker, group):
+    """Whether the group has committed all commands to Slack that there are."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker)
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker)
+    await admin.start()
+    await consumer.start()
+    try:
+        committed = await admin.list_consumer_group_offsets(group)
+        places = [place for place in committed if place.topic == COMMANDS]
+        ends = await consumer.end_offsets(places)
+        return bool(places) and all(committed[place].offset == end for place, end in ends.items() if end)
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
 async def test_killed_while_it_waits_the_request_is_neither_lost_nor_asked_again(
-    worker, api, publish, slack, stand_ins
+    worker, api, publish, slack, stand_ins, broker, environment
 ):
     await api.put_runbook(GUARDED)
-    await publish("anomaly-events", {**ANOMALY, "anomaly_id": "a"})
+    await api.put_runbook(BLOCKER)
+    blocker, guarded = in_one_partition()
+    slack.faults.hang("chat.postMessage", times=1, status=503)  # nothing behind it in its partition is committed
+    await publish("anomaly-events", blocker)
+
+    async def hangs():
+        return slack.calls["chat.postMessage"]
+
+    await until(hangs)
+    await publish("anomaly-events", guarded)
     (message,) = await asked(slack)
 
     async def known():
-        approval = (await api.waiting())["steps"][0]["approval"]
+        approval = (await waits(api))["steps"][0]["approval"]
         return approval if approval["notices"][0]["state"] == "posted" else None
 
     before = await until(known)
     await worker.end(signal.SIGKILL)
+    group = environment["RUNBOOKS_KAFKA__GROUP_ID"]
+    assert not await all_acknowledged(broker, group)
     await worker.start()
     await worker.ready(api)
-    assert (await api.waiting())["steps"][0]["approval"] == before
+    assert (await waits(api))["steps"][0]["approval"] == before
+
+    async def past_the_lease():
+        return await all_acknowledged(broker, group)
+
+    await until(past_the_lease, 60.0)
+    assert (len(slack.posted("#ops")), len(slack.posted("#blocked"))) == (1, 1)
     person = slack.person("U1")
     await person.click(message, REJECT)
 
@@ -125,10 +182,38 @@ async def test_killed_while_it_waits_the_request_is_neither_lost_nor_asked_again
 
     (view,) = await until(opened)
     await person.submit(view, {f"{REASON_BLOCK}/{REASON_INPUT}": "not now"})
-    (item,) = await api.ended(1)
+    (item,) = await api.ended(1, "service_id=s")
     assert (item["status"], item["reason"]) == ("halted", "rejected by ann: not now")
     assert stand_ins.replicas == {"production/payment-api": 3}
     await reads(message, "❌ rejected by ann: not now")
+    assert len(slack.posted("#ops")) == 1
+
+
+async def waits(api):
+    """The guarded execution, once it waits."""
+
+    async def found():
+        return await api.history("status=awaiting_approval&service_id=s")
+
+    return (await until(found))[0]
+
+
+async def test_a_post_that_is_on_its_way_when_the_execution_is_cancelled_loses_its_buttons(worker, api, publish, slack):
+    fault = slack.faults.hang("chat.postMessage", times=1)
+    await api.put_runbook(GUARDED)
+    await publish("anomaly-events", {**ANOMALY, "anomaly_id": "a"})
+
+    async def hangs():
+        return slack.calls["chat.postMessage"]
+
+    await until(hangs)
+    status, _ = await api.call("POST", f"/api/v1/executions/{(await api.waiting())['execution_id']}/cancel", {})
+    assert status == 202
+    (item,) = await api.ended(1)
+    assert item["status"] == "cancelled"
+    fault.release()
+    (message,) = await asked(slack)
+    await reads(message, "⏹ the execution was cancelled by tester")
     assert len(slack.posted("#ops")) == 1
 
 
@@ -213,3 +298,20 @@ async def test_a_click_that_does_not_count_stands_in_the_log(worker, api, publis
     (event,) = await until(recorded)
     assert (event["by"], "is mapped to nobody" in event["refusal"]) == ("slack:T1/U9", True)
     assert (await api.waiting())["steps"][0]["approval"]["state"] == "pending"
+
+
+async def test_a_rollback_is_told_where_the_runbook_says(worker, api, publish, slack, stand_ins):
+    broken = {"type": "http", "url": "http://127.0.0.1:9/"}
+    scale = {key: value for key, value in SCALE.items() if "approv" not in key}
+    runbook = {**GUARDED, "steps": [scale, broken], "rollback_on_failure": True, "notify_channel": "#ops"}
+    await api.put_runbook(runbook)
+    await publish("anomaly-events", {**ANOMALY, "anomaly_id": "a"})
+    (item,) = await api.ended(1)
+    assert (item["status"], stand_ins.replicas) == ("rolled_back", {"production/payment-api": 3})
+
+    async def told():
+        return slack.posted("#ops")
+
+    (message,) = await until(told)
+    await reads(message, "⏪ Rolled back (done)")
+    assert "✅ step 1, Scale production/payment-api from 3 to 5: succeeded" in message.text

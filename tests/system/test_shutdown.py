@@ -6,7 +6,10 @@ import signal
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from processes import SECRET
 from waiting import until
+
+from app.development import make_token
 
 
 class Target:
@@ -71,6 +74,19 @@ async def test_a_worker_that_dies_while_a_step_acts_leaves_it_unknown(worker, ap
     assert (await api.call("POST", path, {"outcome": "succeeded", "comment": "saw it"}))[0] == 202
     (item,) = await api.ended(1)
     assert item["status"] == "succeeded"
+
+
+async def test_a_request_that_never_arrives_whole_does_not_keep_the_worker(worker, api):
+    port = int(api.url.rpartition(":")[2])
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    token = make_token(SECRET, "tester", ["admin"])
+    head = f"PUT /api/v1/runbooks/r HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\n{{"
+    writer.write(head.encode())
+    await writer.drain()
+    await api.get("/readyz")  # it has begun to read by then
+    async with asyncio.timeout(40):  # aiohttp would wait for a minute
+        assert await worker.end(signal.SIGTERM) == 0
+    writer.close()
 
 
 async def _truth(value: object) -> bool:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from app.core.catalog import RunbookPut
 from app.core.events import Limits
+from app.core.pauses import Pause, PausePut
 from app.core.runbook import read_runbook
 from app.web.app import build_web
 from app.web.openapi import describe
@@ -89,6 +90,11 @@ class World:
     def put(self, content: dict[str, Any], tenant: str = "default") -> None:
         """Bring a definition into force."""
         self.definitions.catalog.apply(RunbookPut(tenant=tenant, runbook=read_runbook(content), by="ann", at=T0))
+
+    def pause(self, name: str = "freeze", tenant: str = "default", **fields: Any) -> None:
+        """Bring a pause into force."""
+        pause = Pause(**({"starts_at": T0, "by": "ann"} | fields), tenant=tenant, name=name)
+        self.definitions.catalog.apply(PausePut(pause=pause, at=T0))
 
 
 def make_token(secret: str = SECRET, algorithm: str = "HS256", *, headers=None, without=(), **claims: Any) -> str:

@@ -10,9 +10,10 @@ from app.web.openapi import describe
 from app.web.routes import ROUTES, Route
 
 GUARDED = [route for route in ROUTES if route.roles]
-FILLED = {"execution_id": "e", "name": "scale-out-payment-api"}
+FILLED = {"anomaly_id": "a", "execution_id": "e", "name": "scale-out-payment-api"}
 BODIES = {
     "execute": {"runbook_name": "scale-out-payment-api"},
+    "backtest": {"runbook": {"name": "r", "steps": [{"type": "slack", "channel": "#c", "message": "m"}]}},
     "decide": {"decision": "approve"},
     "resolve": {"outcome": "failed"},
     "put_runbook": {"steps": [{"type": "slack", "channel": "#c", "message": "m"}]},
@@ -57,6 +58,7 @@ async def test_its_own_roles_and_the_admin_are_let_in(web, world, route):
     world.history.executions["e"] = story(slack(require_approval=True)).prepared().state
     for role in (*route.roles, "admin"):
         world.put({"name": "scale-out-payment-api", "steps": BODIES["put_runbook"]["steps"]})
+        world.pause("scale-out-payment-api")
         assert (await call(web, route, roles=[role])).status not in {401, 403, 404, 500}
 
 

@@ -58,7 +58,7 @@ class Desk:
         async def log(event):
             told.tell(event)
 
-        await NoticeSender(client, USERS, lambda: T0).send(told.notices[0], log, again=False)
+        await NoticeSender(client, USERS, lambda: T0).send(told.notices[0], log)
         await client.close()
         self.world.history.executions[name] = told.state
         return self.server.posted("#ops")[-1]

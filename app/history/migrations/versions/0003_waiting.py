@@ -14,7 +14,7 @@ from alembic import op
 from app.history.schema import microseconds
 
 revision = "0003_waiting"
-down_revision = "0001"
+down_revision = "0002_match_decisions"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,206 @@
+"""One partition of the log, folded by the product's ``evolve`` and checked by rules that are not its own.
+
+What has ended shrinks to a marker and two hashes, and goes once nothing can refer to it, by event time: memory
+follows what is live and what ended within the dedup window, not the length of the log.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.audit.decoding import Decoded, Decoder
+from app.audit.findings import Difference, Report, Rule
+from app.audit.rules import Facts, wrong_ids
+from app.core.errors import RecordRefused
+from app.core.events import CommandEvent, Event, ExecutionRequested, RollbackRequested
+from app.core.execution import Execution, Marker
+from app.core.lifecycle import evolve
+from app.history.folding import row_of
+
+MARKER_GRACE = timedelta(hours=1)  # as the workers keep them
+
+
+class LogRecord(NamedTuple):
+    """One record; timestamp in milliseconds since the epoch."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class Known:
+    """A run: its state and what its events said; once it has ended, the hash of its row, and no request any more."""
+
+    state: Execution | Marker
+    request: ExecutionRequested | None
+    facts: Facts
+    row_hash: str | None = None
+
+
+class Requested(NamedTuple):
+    """A run that began; run is the offset."""
+
+    run: int
+    execution_id: str
+
+
+class Closed(NamedTuple):
+    """A run as its row must be."""
+
+    run: int
+    execution_id: str
+    status: str
+    last_offset: int
+    row_hash: str
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a fold stands, as a checkpoint keeps it: all of it but the differences."""
+
+    partition: int
+    next_offset: int
+    known: dict[str, Known] = field(default_factory=dict)
+    moment_s: float = 0.0
+
+
+POSITIONS: TypeAdapter[list[Position]] = TypeAdapter(list[Position])
+
+
+class PartitionFold:
+    """Folds the records of a partition in their order, reports differences, and gives what a history must hold."""
+
+    def __init__(self, position: Position, partition_of: Mapping[str, int], report: Report, decoder: Decoder) -> None:
+        """Go on at a position; partition_of says where each tenant's records belong."""
+        self.position = position
+        self.requested: list[Requested] = []
+        self.closed: list[Closed] = []
+        self._partition_of = partition_of
+        self._report = report
+        self._decoder = decoder
+        self._expiries: list[tuple[float, str, int]] = []
+        for known in position.known.values():
+            self._await_end(known)
+
+    def feed(self, record: LogRecord) -> None:
+        """Take the next record."""
+        offset, position = record.offset, self.position
+        if offset > position.next_offset:
+            self._tell(offset, "offsets", f"records {position.next_offset} to {offset - 1} are missing")
+        position.next_offset = offset + 1
+        try:
+            decoded = self._decoder.read(record.value)
+        except RecordRefused as error:
+            self._tell(offset, "unreadable", str(error))
+            return
+        event = decoded.event
+        self._check(record, decoded)
+        known = position.known.get(event.execution_id)
+        if known is not None and known.state.tenant != event.tenant:
+            self._tell(offset, "tenant", f"{event.tenant} speaks of an execution of {known.state.tenant}", event)
+            return
+        self._fold(known, event, offset)
+        position.moment_s = max(position.moment_s, min(event.at.timestamp(), record.timestamp / 1000))
+        if self._expiries:
+            self._expire()
+
+    def _check(self, record: LogRecord, decoded: Decoded) -> None:
+        event, offset = decoded.event, record.offset
+        if record.key != event.tenant.encode():
+            self._tell(offset, "key", f"the key is {record.key!r} and the tenant {event.tenant}", event)
+        elif self._partition_of[event.tenant] != self.position.partition:
+            self._tell(offset, "key", f"{event.tenant} belongs to partition {self._partition_of[event.tenant]}", event)
+        if not decoded.digest_holds:
+            self._tell(offset, "digest", f"what the {event.type} carries is not what its digest says", event)
+        for rule, detail in wrong_ids(event):
+            self._tell(offset, rule, detail, event)
+
+    def _fold(self, known: Known | None, event: Event, offset: int) -> None:
+        before = None if known is None else known.state
+        after, refusal = evolve(before, event, offset)
+        accepted = refusal is None and isinstance(after, Execution)
+        if accepted and isinstance(after, Execution):
+            if isinstance(event, ExecutionRequested):
+                self._close(known)
+                known = Known(after, event, Facts())
+                self.requested.append(Requested(offset, event.execution_id))
+            elif isinstance(event, RollbackRequested):
+                known = self._taken_up_again(known, event, after, offset)
+            assert known is not None
+            known.state = after
+            self.position.known[event.execution_id] = known
+        if known is not None and known.request is not None and _is_of(event, known.state.run):
+            for rule, detail in known.facts.take(known.request, event, accepted=accepted):
+                self._tell(offset, rule, detail, event)
+        if accepted and known is not None and isinstance(after, Execution) and after.terminal:
+            known.row_hash = row_hash(row_of(after, self.position.partition))
+            known.state, known.request = after.marker(), None
+            self._await_end(known)
+
+    def _taken_up_again(self, known: Known | None, event: RollbackRequested, after: Execution, offset: int) -> Known:
+        facts = Facts() if known is None else known.facts
+        if known is not None and known.row_hash is not None:
+            pinned = _row_hash_of_pinned(event, self.position.partition)
+            if pinned != known.row_hash:
+                self._tell(offset, "pinned", "the state that was pinned is not the one it ended in", event)
+        return Known(after, after.request, facts)
+
+    def _await_end(self, known: Known) -> None:
+        if isinstance(known.state, Marker):
+            until = (known.state.until + MARKER_GRACE).timestamp()
+            heapq.heappush(self._expiries, (until, known.state.execution_id, known.state.run))
+
+    def _expire(self) -> None:
+        while self._expiries and self._expiries[0][0] < self.position.moment_s:
+            until, execution_id, run = heapq.heappop(self._expiries)
+            known = self.position.known.get(execution_id)
+            if known is None or not isinstance(known.state, Marker) or known.state.run != run:
+                continue
+            if (known.state.until + MARKER_GRACE).timestamp() == until:
+                self._close(known)
+                del self.position.known[execution_id]
+
+    def _close(self, known: Known | None) -> None:
+        if known is not None:
+            self.closed.append(self._closed(known))
+
+    def _closed(self, known: Known) -> Closed:
+        state = known.state
+        if isinstance(state, Marker):
+            assert known.row_hash is not None
+            return Closed(state.run, state.execution_id, state.status, state.last_offset or 0, known.row_hash)
+        hashed = row_hash(row_of(state, self.position.partition))
+        return Closed(state.run, state.execution_id, state.status, state.last_offset, hashed)
+
+    def remaining(self) -> Iterator[Closed]:
+        """All that is known still, as it stands."""
+        return (self._closed(known) for known in self.position.known.values())
+
+    def _tell(self, offset: int, rule: Rule, detail: str, event: Event | None = None) -> None:
+        named = "" if event is None else event.execution_id
+        self._report(Difference(self.position.partition, offset, rule, named, detail))
+
+
+def _is_of(event: Event, run: int) -> bool:
+    """Whether an event that names a run names this one."""
+    return event.run == run if isinstance(event, CommandEvent) else True
+
+
+def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:
+    try:
+        return row_hash(row_of(Execution.model_validate(event.finished), partition))
+    except ValidationError:
+        return None
+
+
+def row_hash(row: Mapping[str, Any]) -> str:
+    """A hash of a row of the history, whichever database it stands in."""
+    text = "\x1f".join(f"{name}={row[name]}" for name in sorted(row))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,315 @@
+"""``audit verify``: every partition from the beginning to the end it had at the start, beside history and table."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import TopicPartition
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
+from app.audit.comparing import HistoryComparison
+from app.audit.decoding import Decoder
+from app.audit.findings import Difference
+from app.audit.folding import LogRecord, PartitionFold, Position
+from app.audit.live_table import LiveTable
+from app.clients.kafka import Consumer
+from app.core.errors import RunbooksError
+from app.streams.connection import KafkaConnection
+
+BATCH_RECORDS = 4000
+FETCH_BYTES = 8 * 1024 * 1024
+STALLED_S = 30.0
+CHECKPOINT_S = 30.0
+MAX_DIFFERENCES = 10_000  # told; more are only counted
+
+
+class Progress(NamedTuple):
+    """How far an audit is: records read of how many, and in how many seconds."""
+
+    done: int
+    total: int
+    seconds: float
+
+    def told(self) -> str:
+        """One line with rate and time left."""
+        rate = self.done / self.seconds if self.seconds else 0.0
+        left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else ""
+        share = 100 * self.done / self.total if self.total else 100.0
+        return f"{share:5.1f} %  {self.done:,} of {self.total:,} records  {rate:,.0f}/s  {left}"
+
+
+@dataclass(slots=True)
+class Result:
+    """What an audit found.
+
+    left_out: rows that moved on meanwhile, or were not written yet. notes: what was not checked.
+    """
+
+    records: int = 0
+    seconds: float = 0.0
+    differences: list[Difference] = field(default_factory=list)
+    count: int = 0
+    left_out: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def report(self, difference: Difference) -> None:
+        """Take a difference."""
+        self.count += 1
+        if len(self.differences) < MAX_DIFFERENCES:
+            self.differences.append(difference)
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "records": self.records,
+            "seconds": round(self.seconds, 3),
+            "difference_count": self.count,
+            "differences": [one._asdict() for one in self.differences],
+            "left_out": self.left_out,
+            "notes": self.notes,
+        }
+
+
+class Sources(NamedTuple):
+    """What is audited. engine: None leaves the history out. table: the changelog's topic; group: the workers' group."""
+
+    connection: KafkaConnection
+    topic: str
+    engine: AsyncEngine | None = None
+    table: str | None = None
+    group: str | None = None
+
+
+class _PartitionOf(dict[str, int]):
+    """Where each tenant's records belong, worked out once."""
+
+    def __init__(self, partitions: Sequence[int]) -> None:
+        super().__init__()
+        self._partitions = list(partitions)
+        self._rule = DefaultPartitioner()
+
+    def __missing__(self, tenant: str) -> int:
+        place = self[tenant] = int(self._rule(tenant.encode(), self._partitions, []))
+        return place
+
+
+@dataclass(slots=True)
+class _Part:
+    """One partition in work."""
+
+    fold: PartitionFold
+    end: int
+    history: HistoryComparison | None
+    last: LogRecord | None = None
+    last_record: str | None = None
+
+
+class Verification:
+    """One run of the audit."""
+
+    def __init__(self, sources: Sources, progress: Callable[[Progress], None], checkpoint: Path | None = None) -> None:
+        """Audit these sources; tell the progress after every batch; keep a checkpoint in this file."""
+        self._sources = sources
+        self._progress = progress
+        self._checkpoint = checkpoint
+        self._result = Result()
+        self._parts: dict[int, _Part] = {}
+        self._log = ""
+
+    async def run(self) -> Result:
+        """Read it all and compare.
+
+        Raises RunbooksError, KafkaError or DATABASE_ERRORS when the audit cannot be made.
+        """
+        began = time.monotonic()
+        async with self._consumer() as consumer:
+            await self._begin(consumer)
+            await self._read(consumer, began)
+        await self._compare_the_rest()
+        await self._compare_table()
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
+        self._result.seconds = time.monotonic() - began
+        return self._result
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            **self._sources.connection.client_arguments(),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_bytes=4 * FETCH_BYTES,
+        )
+
+    async def _begin(self, consumer: Consumer) -> None:
+        topic = self._sources.topic
+        places = await _places(consumer, topic)
+        consumer.assign(places)
+        ends = await consumer.end_offsets(places)
+        starts = await consumer.beginning_offsets(places)
+        self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}"
+        known = await self._resumed(consumer)
+        decoder, partition_of = Decoder(), _PartitionOf([at.partition for at in places])
+        for at in places:
+            point = known.get(at.partition)
+            position = Position(at.partition, starts[at]) if point is None else point.position
+            if starts[at] > 0:
+                self._result.notes.append(f"partition {at.partition} begins at {starts[at]}: what was before is gone")
+            end = ends[at] if point is None else point.end
+            self._parts[at.partition] = self._part(position, end, partition_of, decoder, point)
+            consumer.seek(at, position.next_offset)
+
+    def _part(
+        self,
+        position: Position,
+        end: int,
+        partition_of: Mapping[str, int],
+        decoder: Decoder,
+        point: PartitionPoint | None,
+    ) -> _Part:
+        report, history = self._result.report, None
+        if self._sources.engine is not None:
+            history = HistoryComparison(self._sources.engine, self._sources.topic, position.partition, end, report)
+            if point is not None:
+                history.place = point.history_place
+        fold = PartitionFold(position, partition_of, report, decoder)
+        return _Part(fold, end, history, last_record=None if point is None else point.last_record)
+
+    async def _resumed(self, consumer: Consumer) -> dict[int, PartitionPoint]:
+        """What the checkpoint says; nothing when there is none. Raises RunbooksError when it does not fit the log."""
+        if self._checkpoint is None or not self._checkpoint.exists():
+            return {}
+        found = read_checkpoint(self._checkpoint, self._log)
+        for point in found.points:
+            if point.last_record is None:
+                continue
+            at = TopicPartition(self._sources.topic, point.position.partition)
+            record = await _record_at(consumer, at, point.position.next_offset - 1)
+            if record is None or fingerprint(record) != point.last_record:
+                raise RunbooksError(f"the checkpoint {self._checkpoint} is of another log: remove it to begin anew")
+        for difference in found.differences:
+            self._result.report(difference)
+        return {point.position.partition: point for point in found.points}
+
+    async def _read(self, consumer: Consumer, began: float) -> None:
+        total = sum(max(0, part.end - part.fold.position.next_offset) for part in self._parts.values())
+        moved = saved = time.monotonic()
+        while not all(_is_read(part) for part in self._parts.values()):
+            self._hold_back(consumer)
+            batches = await consumer.getmany(timeout_ms=500, max_records=BATCH_RECORDS)
+            for at, records in batches.items():
+                await self._take(self._parts[at.partition], records)
+            now = time.monotonic()
+            moved = now if batches else moved
+            if now - moved > STALLED_S:
+                raise RunbooksError(f"the broker gives no more records of {self._sources.topic}")
+            self._progress(Progress(self._result.records, total, now - began))
+            if self._checkpoint is not None and now - saved > CHECKPOINT_S:
+                self.save()
+                saved = now
+
+    def _hold_back(self, consumer: Consumer) -> None:
+        """Fetch no more of what is read to its end."""
+        done = [number for number, part in self._parts.items() if _is_read(part)]
+        paused = {at.partition for at in consumer.paused()}
+        consumer.pause(*(TopicPartition(self._sources.topic, number) for number in done if number not in paused))
+
+    async def _take(self, part: _Part, records: Sequence[Any]) -> None:
+        feed = part.fold.feed
+        for record in records:
+            if record.offset >= part.end:
+                break
+            part.last = LogRecord(record.offset, record.timestamp, record.key, record.value)
+            feed(part.last)
+            self._result.records += 1
+        await self._compare(part)
+
+    async def _compare(self, part: _Part) -> None:
+        requested, part.fold.requested = part.fold.requested, []
+        closed, part.fold.closed = part.fold.closed, []
+        if part.history is not None:
+            await part.history.requested(requested)
+            await part.history.closed(closed)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        assert self._checkpoint is not None
+        points = [
+            PartitionPoint(
+                position=part.fold.position,
+                end=part.end,
+                history_place=(-1, "") if part.history is None else part.history.place,
+                last_record=part.last_record if part.last is None else fingerprint(part.last),
+            )
+            for part in self._parts.values()
+        ]
+        Checkpoint(log=self._log, points=points, differences=self._result.differences).write(self._checkpoint)
+
+    async def _compare_the_rest(self) -> None:
+        for part in self._parts.values():
+            if part.history is not None:
+                await part.history.closed(list(part.fold.remaining()))
+                await part.history.finish()
+                self._result.left_out += part.history.left_out
+
+    async def _compare_table(self) -> None:
+        topic = self._sources.table
+        if topic is None:
+            return
+        async with self._consumer() as consumer:
+            if topic not in await consumer.topics():
+                self._result.notes.append(f"there is no topic {topic}: the live table was not compared")
+                return
+            tables = await self._read_table(consumer, topic)
+        committed = await self._committed()
+        for number, part in self._parts.items():
+            table = tables.get(number, LiveTable())
+            folded = committed.get(number, 0)
+            self._result.left_out += table.compare(part.fold.position, folded, self._result.report)
+
+    async def _read_table(self, consumer: Consumer, topic: str) -> dict[int, LiveTable]:
+        places = await _places(consumer, topic)
+        consumer.assign(places)
+        ends = await consumer.end_offsets(places)
+        await consumer.seek_to_beginning(*places)
+        tables = {at.partition: LiveTable() for at in places}
+        while any([await consumer.position(at) < ends[at] for at in places]):
+            for at, records in (await consumer.getmany(timeout_ms=500)).items():
+                for record in records:
+                    tables[at.partition].take(record.key, record.value)
+        return tables
+
+    async def _committed(self) -> dict[int, int]:
+        """How far the workers have acknowledged the log."""
+        admin = AIOKafkaAdminClient(**self._sources.connection.client_arguments())
+        await admin.start()
+        try:
+            found = await admin.list_consumer_group_offsets(self._sources.group)
+        except KafkaError:
+            return {}
+        finally:
+            await admin.close()
+        return {at.partition: place.offset for at, place in found.items() if at.topic == self._sources.topic}
+
+
+def _is_read(part: _Part) -> bool:
+    return part.fold.position.next_offset >= part.end
+
+
+async def _places(consumer: Consumer, topic: str) -> list[TopicPartition]:
+    numbers = await consumer.partitions_of(topic)
+    if not numbers:
+        raise RunbooksError(f"the broker has no topic {topic}")
+    return [TopicPartition(topic, number) for number in numbers]
+
+
+async def _record_at(consumer: Consumer, at: TopicPartition, offset: int) -> LogRecord | None:
+    consumer.seek(at, offset)
+    found = (await consumer.getmany(at, timeout_ms=5000, max_records=1)).get(at, ())
+    return next((LogRecord(one.offset, one.timestamp, one.key, one.value) for one in found), None)

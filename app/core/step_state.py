@@ -1,0 +1,164 @@
+"""The parts of an execution's state: its steps, the way back, the check after it."""
+
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import JsonValue, model_validator
+
+from app.core.approval import Approval, Notice
+from app.core.guards import Effect, Guard
+from app.core.model import Frozen, Instant
+from app.core.planning import Inverse, Prepared
+
+StepStatus = Literal[
+    "pending",  # a command is due
+    "awaiting_approval",
+    "approved",  # the command to apply is due
+    "started",
+    "backing_off",
+    "planned",  # a dry run's end
+    "succeeded",
+    "failed",
+    "unknown",
+    "skipped",
+    "halted",
+    "manual",  # a rollback that only a person can do
+    "drifted",  # a rollback that found something else than was left, and let it be
+]
+
+
+class StepState(Frozen):
+    """One step, forward or back.
+
+    attempt: the number in the current command's id. failures: attempts that ended without success. begun: the plan
+    that was last begun to be applied, None when none was. superseded: earlier requests, whose plans were no longer
+    what would be done.
+    """
+
+    status: StepStatus = "pending"
+    attempt: int = 1
+    failures: int = 0
+    plan: Prepared | None = None
+    begun: Prepared | None = None
+    approval: Approval | None = None
+    superseded: tuple[Approval, ...] = ()
+    output: JsonValue = None
+    truncated: bool = False
+    error: str | None = None
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
+    lease_until: Instant | None = None
+    retry_at: Instant | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_before(cls, given: Any) -> Any:
+        """A request of a row from before requests kept their plan: it was the step's."""
+        approval = given.get("approval") if isinstance(given, dict) else None
+        if isinstance(approval, dict) and "plan" not in approval:
+            return {**given, "approval": {**approval, "plan": given.get("plan")}}
+        return given
+
+    def now(self, **changes: Any) -> Self:
+        """The step with these fields changed."""
+        return self.model_copy(update=changes)
+
+    @property
+    def requests(self) -> tuple[Approval, ...]:
+        """All its requests for approval, the first one first."""
+        return self.superseded if self.approval is None else (*self.superseded, self.approval)
+
+    def with_request(self, approval: Approval) -> Self:
+        """The step with this request in place of the one of the same number; the same step where it has none."""
+        same = approval.number
+        if all(one.number != same for one in self.requests):
+            return self
+        if self.approval is not None and self.approval.number == same:
+            return self.now(approval=approval)
+        return self.now(superseded=tuple(approval if one.number == same else one for one in self.superseded))
+
+
+class RollbackStep(StepState):
+    """Taking one forward step back.
+
+    index: the forward step's. inverse: None when only a person can do it, and reason says why.
+    """
+
+    index: int
+    inverse: Inverse | None = None
+    reason: str | None = None
+
+
+RollbackCause = Literal["failure", "halt", "metric", "no_data", "person"]
+
+
+class Rollback(Frozen):
+    """The way back, in the order it is walked.
+
+    cause: failure of a step, a halt, what the metric check found or did not find, or a person's word. by: who asked
+    for the rollback of an execution that had ended, None for one that began by itself; asked_at: when, and
+    ended_before: when it had ended. begun_at: None in a state from before it was kept. number: counts the rollbacks of
+    one execution. notice: the message that tells of it, None where the runbook and the settings name no place.
+    """
+
+    reason: str
+    steps: tuple[RollbackStep, ...]
+    cause: RollbackCause = "failure"
+    by: str | None = None
+    asked_at: Instant | None = None
+    ended_before: Instant | None = None
+    begun_at: Instant | None = None
+    number: int = 1
+    notice: Notice | None = None
+
+    def pending(self) -> int | None:
+        """The position of the step being taken back, None when all have ended."""
+        return next((place for place, step in enumerate(self.steps) if step.status not in WALKED), None)
+
+    def halted(self, reason: str, at: datetime) -> Self:
+        """The rollback with all that has not ended left as it is."""
+        left = {"status": "halted", "error": reason, "finished_at": at}
+        steps = tuple(step if step.status in WALKED else step.now(**left) for step in self.steps)
+        return self.model_copy(update={"steps": steps})
+
+
+WALKED = frozenset({"succeeded", "failed", "unknown", "manual", "drifted", "halted"})
+
+
+class Reading(Frozen):
+    """One reading of the metric.
+
+    at: when it was asked for. value: in the metric's own unit; None means no data, and detail says why.
+    """
+
+    at: Instant
+    value: float | None
+    detail: str = ""
+
+
+class Verification(Frozen):
+    """The metric check after the last step.
+
+    check_at: when the next reading is to be asked for. due: it has been. attempt: the number in the current command's
+    id. unanswered: how often nobody answered for this reading. readings: those there are, the first one first.
+    """
+
+    check_at: Instant
+    due: bool = False
+    attempt: int = 1
+    unanswered: int = 0
+    lease_until: Instant | None = None
+    readings: tuple[Reading, ...] = ()
+
+    def now(self, **changes: Any) -> Self:
+        """The verification with these fields changed."""
+        return self.model_copy(update=changes)
+
+
+class StartVerdict(Frozen):
+    """What the guards said; offset: of the record that says so, which is its place in the line."""
+
+    effect: Effect
+    guard: Guard | None
+    reason: str
+    offset: int

@@ -1,0 +1,361 @@
+"""Backtests over Kafka: reads what was recorded, with a consumer of its own, and writes nothing."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import orjson
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from app.clients.kafka import Consumer
+from app.core.anomaly import MAX_EVENT_BYTES, Position, anomaly_of
+from app.core.backtest import Assumed, Backtest
+from app.core.backtest_report import Question, Report
+from app.core.catalog import Catalog, Change, Definition, read_change
+from app.core.errors import AnomalyRefused, Problem, RecordRefused, Refused, TemporaryError
+from app.core.events import Limits, read_event
+from app.core.guards import kept_for
+from app.core.pauses import PauseEnded, PausePut
+from app.core.survey import Survey
+from app.streams.connection import KafkaConnection
+from app.streams.ordered import Record, Span, in_order, seen_at
+from app.streams.topics import ANOMALY_EVENTS, EXECUTION_EVENTS, RUNBOOK_DEFINITIONS
+
+PARTITION_OF = DefaultPartitioner()
+DAY = timedelta(days=1)
+PauseChange = PausePut | PauseEnded
+
+
+class Bounds(NamedTuple):
+    """When to stop before the end: after so many seconds or records; None never."""
+
+    seconds: float | None = None
+    records: int | None = None
+
+
+UNBOUNDED = Bounds()
+ASKED = Bounds(seconds=20.0, records=1_000_000)
+AT_ONCE = 1
+COORDINATOR_S, COORDINATOR_RETRY_S = 15.0, 0.2
+
+
+class Progress(NamedTuple):
+    """How far it is: records read of how many there are, and the time in the log that it has come to."""
+
+    read: int
+    total: int
+    seen: datetime | None
+
+
+class Outcome(NamedTuple):
+    """The report, and how it came about.
+
+    complete: whether all was read; read_until: the time in the log that was come to. in_force: the version that is in
+    force now, None when there is none; same_as_in_force: whether the candidate is the same. lasts_s: how long a run was
+    assumed to last, assumed_runs: how often. refused: anomalies that cannot be read.
+    """
+
+    report: Report
+    complete: bool
+    read_until: datetime | None
+    in_force: int | None
+    same_as_in_force: bool
+    lasts_s: float
+    assumed_runs: int
+    refused: int
+    anomalies: int
+    events: int
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON-able data, the differences first."""
+        return {
+            **self.report.shown(),
+            "complete": self.complete,
+            "read_until": None if self.read_until is None else self.read_until.isoformat(),
+            "version_in_force": self.in_force,
+            "same_as_in_force": self.same_as_in_force,
+            "assumed_seconds": self.lasts_s,
+            "assumed_runs": self.assumed_runs,
+            "anomalies_read": self.anomalies,
+            "anomalies_refused": self.refused,
+            "events_read": self.events,
+        }
+
+
+class Backtester:
+    """Answers questions, one consumer each."""
+
+    def __init__(self, connection: KafkaConnection, limits: Limits, group_id: str) -> None:
+        """Nothing connects yet; limits: those in force; group_id: of the workers."""
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._connection = connection
+        self._limits = limits
+        self._group_id = group_id
+
+    async def run(
+        self, question: Question, bounds: Bounds = UNBOUNDED, progress: Callable[[Progress], None] = lambda _: None
+    ) -> Outcome:
+        """Run the backtest.
+
+        Raises Refused when the definition has no trigger, TemporaryError when Kafka does not answer.
+        """
+        if question.runbook.trigger is None:
+            raise Refused([Problem("trigger", "without one no anomaly starts the runbook")])
+        arguments = self._connection.client_arguments()
+        try:
+            async with Consumer(**arguments, enable_auto_commit=False, auto_offset_reset="earliest") as consumer:
+                reading = _Reading(consumer, question, self._limits, bounds, progress)
+                return await reading.run(await self._read_by_workers())
+        except KafkaError as error:
+            raise TemporaryError(f"the log cannot be read: {error!r}") from error
+
+    async def bounded(self, question: Question) -> dict[str, Any]:
+        """As ``run``, for a caller that waits: at most 20 s and a million records, and one at a time.
+
+        Raises as well TemporaryError while another one runs.
+        """
+        if self._room.locked():
+            raise TemporaryError("another backtest is being run here: try again soon")
+        async with self._room:
+            return (await self.run(question, ASKED)).shown()
+
+    async def _read_by_workers(self) -> dict[TopicPartition, int]:
+        """Up to where the workers have read the anomalies: what comes after has no answer in the log yet."""
+        admin = AIOKafkaAdminClient(**self._connection.client_arguments())
+        await admin.start()
+        try:
+            found = await self._committed(admin)
+        finally:
+            await admin.close()
+        return {place: at.offset for place, at in found.items() if place.topic == ANOMALY_EVENTS and at.offset >= 0}
+
+    async def _committed(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Where the group is; a broker that has had no group yet takes a moment to begin with that."""
+        deadline = time.monotonic() + COORDINATOR_S
+        while True:
+            try:
+                found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(self._group_id)
+            except GroupCoordinatorNotAvailableError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(COORDINATOR_RETRY_S)
+            else:
+                return found
+
+
+class _Reading:
+    """One backtest while it runs."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        question: Question,
+        limits: Limits,
+        bounds: Bounds,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self._consumer = consumer
+        self._question = question
+        self._limits = limits
+        self._bounds = bounds
+        self._progress = progress
+        self._deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
+        self._read = self._total = self._anomalies = self._events = self._refused = 0
+        self._seen: datetime | None = None
+
+    async def run(self, read_by_workers: dict[TopicPartition, int]) -> Outcome:
+        catalog, changes = await self._definitions()
+        question = self._question
+        log, anomalies = await self._spans(read_by_workers)
+        survey = Survey(question.tenant, question.runbook.name)
+        self._total = 2 * sum(span.length for span in log.values()) + sum(span.length for span in anomalies.values())
+        complete = await self._survey(survey, log)
+        lasts = question.assume or survey.usual_duration()
+        report = Report(question.since, question.until, everything=question.everything)
+        current = catalog.get(question.tenant, question.runbook.name)
+        definition = _candidate(question, current)
+        backtest = Backtest(definition, Assumed(lasts, self._limits), report.add)
+        if complete:
+            complete = await self._replay(backtest, survey, report, changes, log | anomalies)
+        backtest.finish()
+        return Outcome(
+            report=report,
+            complete=complete,
+            read_until=self._seen,
+            in_force=current.version if current else None,
+            same_as_in_force=current is not None and current.digest == definition.digest,
+            lasts_s=lasts.total_seconds(),
+            assumed_runs=backtest.assumed_runs,
+            refused=self._refused,
+            anomalies=self._anomalies,
+            events=self._events,
+        )
+
+    async def _definitions(self) -> tuple[Catalog, list[tuple[int, PauseChange]]]:
+        """The definitions in force, and when pauses came and went, in milliseconds."""
+        place = TopicPartition(RUNBOOK_DEFINITIONS, 0)
+        first, end = await self._edges([place])
+        catalog, pauses = Catalog(), []
+        async for records in in_order(self._consumer, {place: Span(first[place], end[place])}):
+            for record in records:
+                change = _change(record.value)
+                if change is not None:
+                    catalog.apply(change)
+                if isinstance(change, PausePut | PauseEnded):
+                    pauses.append((record.timestamp, change))
+        return catalog, pauses
+
+    async def _edges(self, places: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        return await self._consumer.beginning_offsets(places), await self._consumer.end_offsets(places)
+
+    async def _spans(
+        self, read_by_workers: dict[TopicPartition, int]
+    ) -> tuple[dict[TopicPartition, Span], dict[TopicPartition, Span]]:
+        question = self._question
+        metadata = await self._consumer._client.fetch_all_metadata()  # noqa: SLF001 - the public way wants to consume
+        numbers = {topic: sorted(metadata.partitions_for_topic(topic)) for topic in (ANOMALY_EVENTS, EXECUTION_EVENTS)}
+        tenants = PARTITION_OF(question.tenant.encode(), numbers[EXECUTION_EVENTS], [])
+        kept = kept_for(question.runbook) + timedelta(seconds=self._limits.dedup_window_s) + DAY
+        log = await self._between([TopicPartition(EXECUTION_EVENTS, tenants)], question.since - kept, None)
+        places = [TopicPartition(ANOMALY_EVENTS, number) for number in numbers[ANOMALY_EVENTS]]
+        found = await self._between(places, question.since, question.until)
+        read = {place: min(span.end, read_by_workers.get(place, span.end)) for place, span in found.items()}
+        return log, {place: span._replace(end=read[place]) for place, span in found.items()}
+
+    async def _between(
+        self, places: list[TopicPartition], since: datetime, until: datetime | None
+    ) -> dict[TopicPartition, Span]:
+        _, ends = await self._edges(places)
+        first = await self._offsets_at(places, since, ends)
+        end = ends if until is None else await self._offsets_at(places, until, ends)
+        return {place: Span(first[place], end[place]) for place in places}
+
+    async def _offsets_at(
+        self, places: list[TopicPartition], at: datetime, ends: dict[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        moment = max(0, int(at.timestamp() * 1000))
+        found = await self._consumer.offsets_for_times(dict.fromkeys(places, moment))
+        return {place: ends[place] if found[place] is None else found[place].offset for place in places}
+
+    async def _survey(self, survey: Survey, log: dict[TopicPartition, Span]) -> bool:
+        async for record in self._records(log):
+            survey.take(record.value, record.offset)
+        survey.done()
+        return not self._over()
+
+    async def _replay(
+        self,
+        backtest: Backtest,
+        survey: Survey,
+        report: Report,
+        changes: Iterable[tuple[int, PauseChange]],
+        spans: dict[TopicPartition, Span],
+    ) -> bool:
+        pauses = iter([*changes, (None, None)])
+        at, change = next(pauses)
+        async for record in self._records(spans):
+            while at is not None and at <= record.timestamp and change is not None:
+                backtest.pause_changed(change)
+                at, change = next(pauses)
+            if record.topic == ANOMALY_EVENTS:
+                self._take_anomaly(record, backtest, survey, report)
+            else:
+                self._take_event(record, backtest)
+        return not self._over()
+
+    async def _records(self, spans: dict[TopicPartition, Span]) -> AsyncIterator[Record]:
+        """All records in order, until it has to stop."""
+        async with contextlib.aclosing(in_order(self._consumer, spans)) as slices:
+            async for records in slices:
+                for record in records:
+                    yield record
+                self._read += len(records)
+                self._seen = seen_at(records[-1])
+                self._progress(Progress(self._read, self._total, self._seen))
+                if self._over():
+                    return
+                await asyncio.sleep(0)
+
+    def _over(self) -> bool:
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        return late or (self._bounds.records is not None and self._read > self._bounds.records)
+
+    def _take_event(self, record: Record, backtest: Backtest) -> None:
+        self._events += 1
+        if record.key != self._question.tenant.encode():
+            return
+        try:
+            event = read_event(record.value)
+        except RecordRefused:
+            return
+        if event.tenant == self._question.tenant:
+            backtest.happened(event, record.offset, seen_at(record))
+
+    def _take_anomaly(self, record: Record, backtest: Backtest, survey: Survey, report: Report) -> None:
+        """One anomaly; what is about another service or metric is only counted, without being read to the end."""
+        self._anomalies += 1
+        body = object_in(record.value)
+        if body is None:
+            self._refused += 1
+            return
+        if (body.get("tenant_id") or "default") != self._question.tenant:
+            return
+        trigger = self._question.runbook.trigger
+        assert trigger is not None
+        at = seen_at(record)
+        position = Position(topic=record.topic, partition=record.partition, offset=record.offset, timestamp=at)
+        anomaly_id = body.get("anomaly_id") or position.anomaly_id()
+        if isinstance(anomaly_id, str) and survey.has_request_for(anomaly_id):
+            return  # it is judged at its request
+        for clause, wanted in (("service_id", trigger.service_id), ("metric_name", trigger.metric_name)):
+            if wanted not in {"*", body.get(clause)}:
+                report.add_misses(clause)
+                return
+        try:
+            anomaly = anomaly_of(body, anomaly_id=str(anomaly_id), received_at=at)
+        except AnomalyRefused:
+            self._refused += 1
+            return
+        backtest.unanswered(anomaly, at)
+
+
+def _candidate(question: Question, current: Definition | None) -> Definition:
+    """The definition with the version that it has, or would get."""
+    given = question.runbook.model_copy(update={"tenant": None})
+    digest, runbook = (
+        given.digest(),
+        given.model_copy(update={"mode": "active"}),
+    )  # a shadow is judged as if it were not
+    version = 1 if current is None else current.version + (current.digest != digest)
+    return Definition(
+        tenant=question.tenant,
+        runbook=runbook,
+        version=version,
+        digest=digest,
+        by="backtest",
+        at=datetime.now(UTC),
+    )
+
+
+def _change(value: bytes | None) -> Change | None:
+    try:
+        return read_change(value)
+    except RecordRefused:
+        return None
+
+
+def object_in(value: bytes | None) -> dict[str, Any] | None:
+    """The JSON object that an anomaly's record holds; None where it holds none, or too much."""
+    if value is None or len(value) > MAX_EVENT_BYTES:
+        return None
+    try:
+        body = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) else None

@@ -1,0 +1,123 @@
+"""The agent ``check_metrics``: readings of metrics, a few at once, each answered into the log whatever comes of it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from faust.types import EventT, StreamT
+
+from app.actions.metric_reading import MetricReader
+from app.core.commands import MetricCommand, read_command
+from app.core.errors import RecordRefused, TemporaryError
+from app.core.events import MetricChecked
+from app.core.measuring import Measured, failed
+from app.streams.figures import Figures
+from app.streams.log import Log
+from app.streams.receipts import Receipts
+from app.streams.records import source_of
+
+RETRY_S = 0.5
+MAX_DETAIL = 1000
+logger = logging.getLogger(__name__)
+
+
+class MetricChecker:
+    """Carries out metric commands.
+
+    A command is acknowledged once its answer is on the broker. One that comes again is read again: the engine takes
+    the first answer, and a reading changes nothing.
+    """
+
+    def __init__(
+        self, reader: MetricReader, log: Log, clock: Callable[[], datetime], figures: Figures, *, concurrency: int
+    ) -> None:
+        """Keep the parts; concurrency bounds how many readings are made at once."""
+        self._reader = reader
+        self._log = log
+        self._clock = clock
+        self._figures = figures
+        self._room = asyncio.Semaphore(concurrency)
+        self._running: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
+        """Handle records until the stream ends."""
+        async for event in stream.noack().events():
+            try:
+                command = read_command(event.value)
+            except RecordRefused as error:
+                logger.warning("command_refused", extra={"offset": event.message.offset, "error": str(error)})
+                self._figures.dead_letters.labels(event.message.topic).inc()
+                await receipts.settle(event, [await self._log.send_dead_letter(source_of(event), error)])
+                continue
+            if isinstance(command, MetricCommand):
+                await self.take(command, event)
+            else:  # it was put on the wrong topic
+                event.ack()
+
+    async def take(self, command: MetricCommand, event: EventT[bytes]) -> None:
+        """Begin a reading, as soon as there is room; none once it is stopped."""
+        await self._room.acquire()
+        if self._stopping:
+            self._room.release()
+            return
+        task = asyncio.create_task(self._check(command, event))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self._room.release()
+
+    async def _check(self, command: MetricCommand, event: EventT[bytes]) -> None:
+        at = self._clock()
+        found = await self._measured(command, at)
+        self._figures.metric_readings.labels(self._reader.name, found.result).inc()
+        answer = MetricChecked(
+            tenant=command.tenant,
+            execution_id=command.execution_id,
+            at=at,
+            moment=command.moment,
+            run=command.run,
+            attempt=command.attempt,
+            value=found.value,
+            detail=found.detail[:MAX_DETAIL],
+        )
+        await self._record(answer)
+        event.ack()
+
+    async def _measured(self, command: MetricCommand, at: datetime) -> Measured:
+        """A reader that breaks must not leave an execution without an answer: there is no data then."""
+        try:
+            return await self._reader.read(command, at)
+        except Exception as error:
+            named = {"tenant": command.tenant, "execution_id": command.execution_id, "command_id": command.command_id}
+            logger.exception("metric_reading_broke", extra=named)
+            return failed(f"reading the metric broke: {type(error).__name__}")
+
+    async def _record(self, answer: MetricChecked) -> None:
+        """Tell the log, however long it takes."""
+        while True:
+            try:
+                await self._log.publish_event(answer)
+            except TemporaryError as error:
+                named = {"tenant": answer.tenant, "execution_id": answer.execution_id}
+                logger.warning("log_unreachable", extra={**named, "error": str(error)})
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def stop(self) -> None:
+        """Give up the readings that are being made: their commands are not acknowledged, and come again."""
+        self._stopping = True
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def in_flight(self) -> int:
+        """How many readings are being made."""
+        return len(self._running)

@@ -1,0 +1,35 @@
+"""The pauses in force on this worker, and waiting until they are others."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from app.core.pauses import Pause
+from app.core.pauses import Pauses as Fold
+
+
+class Pauses:
+    """What the definitions' log says of pauses; ``told`` whenever it may have changed."""
+
+    def __init__(self, fold: Fold) -> None:
+        """Look at this fold."""
+        self._fold = fold
+        self._told = asyncio.Event()
+
+    def tell(self) -> None:
+        """The fold has changed."""
+        self._told.set()
+
+    def why_paused(self, tenant: str, runbook: str, service_id: str | None, at: datetime) -> Pause | None:
+        """As the fold says."""
+        return self._fold.why_paused(tenant, runbook, service_id, at)
+
+    async def changed(self, clock: Callable[[], datetime]) -> None:
+        """Return when a pause came or went, or when a window opened or closed."""
+        now = clock()
+        edge = self._fold.next_change(now)
+        self._told.clear()
+        try:
+            await asyncio.wait_for(self._told.wait(), None if edge is None else (edge - now).total_seconds())
+        except TimeoutError:
+            return

@@ -1,0 +1,176 @@
+"""The audit of a real topic, beside a real database and a changelog."""
+
+import asyncio
+import uuid
+
+import orjson
+import pytest
+import sqlalchemy as sa
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from building import http
+from prometheus_client import CollectorRegistry
+
+from app.audit import verifying
+from app.audit.verifying import Sources, Verification
+from app.clients.kafka import Consumer
+from app.core.errors import RunbooksError
+from app.core.execution import Execution
+from app.history.database import open_database
+from app.history.projection import Projection, Record
+from app.history.schema import EXECUTIONS
+from app.history.store import Store
+from app.streams.connection import KafkaConnection
+
+
+class Audited:
+    """A topic of one partition, its history, and its live table's changelog."""
+
+    def __init__(self, servers, engine, log):
+        self.log = log
+        self.topic = f"execution-events-{uuid.uuid4().hex[:8]}"
+        self.table = f"{self.topic}-executions-changelog"
+        self.connection = KafkaConnection(bootstrap_servers=servers)
+        self.engine = engine
+        self.sources = Sources(self.connection, self.topic, engine, self.table, f"{self.topic}-group")
+
+    async def create(self):
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.connection.bootstrap_servers)
+        await admin.start()
+        await admin.create_topics([NewTopic(self.topic, 1, 1), NewTopic(self.table, 1, 1)])
+        await admin.close()
+
+    async def write(self):
+        """Publish, project, and write the table, as the workers do."""
+        await self.publish(self.topic, self.log.records)
+        projection = Projection(Store(self.engine, self.topic), CollectorRegistry())
+        place = await projection.load(0)
+        await projection.project([(place, [Record(n, value) for n, (_, value) in enumerate(self.log.records)])])
+        await self.publish(self.table, [self.row(state) for state in self.log.states.values()])
+        await self.acknowledge()
+
+    def row(self, state: Execution):
+        kind, kept = ("marker", state.marker()) if state.terminal else ("execution", state)
+        row = {"partition": 0, kind: kept.model_dump(mode="json")}
+        return orjson.dumps(state.execution_id), orjson.dumps(row)
+
+    async def publish(self, topic, records):
+        async with AIOKafkaProducer(bootstrap_servers=self.connection.bootstrap_servers) as producer:
+            for key, value in records:
+                await producer.send(topic, value, key=key, partition=0)
+
+    async def acknowledge(self):
+        place = TopicPartition(self.topic, 0)
+        async with Consumer(
+            bootstrap_servers=self.connection.bootstrap_servers, group_id=self.sources.group, enable_auto_commit=False
+        ) as consumer:
+            consumer.assign([place])
+            await consumer.commit({place: OffsetAndMetadata(len(self.log.records), "")})
+
+    async def verify(self, checkpoint=None, progress=lambda _: None):
+        result = await Verification(self.sources, progress, checkpoint).run()
+        return result, [(one.offset, one.rule, one.detail) for one in result.differences]
+
+    async def change(self, statement):
+        async with self.engine.begin() as connection:
+            await connection.execute(statement)
+
+
+@pytest.fixture
+async def audited(kafka, tmp_path, log):
+    engine = await open_database(f"sqlite:///{tmp_path / 'history.db'}")
+    for number in range(20):
+        log.request(f"e{number:02}", http(), http())
+        if number % 3:
+            log.succeed(f"e{number:02}")
+    one = Audited(kafka, engine, log)
+    await one.create()
+    yield one
+    await engine.dispose()
+
+
+async def test_an_honest_installation_is_clean(audited):
+    await audited.write()
+    result, found = await audited.verify()
+    assert found == []
+    assert (result.records, result.left_out, result.notes) == (len(audited.log.records), 0, [])
+
+
+async def test_a_row_that_is_missing_extra_or_different_is_told_with_its_offset(audited):
+    await audited.write()
+    row = EXECUTIONS.c
+    gone, made_up, edited, forged = (audited.log.states[f"e{number:02}"] for number in (1, 2, 4, 5))
+    await audited.change(sa.delete(EXECUTIONS).where(row.execution_id == "e01"))
+    await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e02").values(execution_id="nobody"))
+    await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e04").values(status="failed"))
+    lied = forged.model_copy(update={"reason": "made up"}).model_dump_json()
+    await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e05").values(state=lied))
+    _, found = await audited.verify()
+    assert sorted(found) == sorted([
+        (gone.run, "history", "the history has no row of this run"),
+        (made_up.run, "history", "the history has no row of this run"),
+        (made_up.run, "history", "the history has a row of a run that the log does not know"),
+        (edited.last_offset, "history", "the row's status is 'failed', and its own state says 'succeeded'"),
+        (
+            forged.last_offset,
+            "history",
+            f"both say succeeded at {forged.last_offset}, and the row's state is not what the log comes to",
+        ),
+    ])  # fmt: skip
+
+
+async def test_the_live_table_is_compared_with_the_log(audited):
+    await audited.write()
+    live, ended = audited.log.states["e00"], audited.log.states["e01"]
+    key, _ = audited.row(live)
+    lied = ended.model_copy(update={"status": "failed"})
+    await audited.publish(audited.table, [(key, None), audited.row(lied)])
+    _, found = await audited.verify()
+    assert found == [
+        (live.last_offset, "table", "the live table's row is missing; the log says queued"),
+        (ended.last_offset, "table", "the live table's row is different; the log says succeeded"),
+    ]
+
+
+async def test_what_goes_on_meanwhile_is_no_difference(audited):
+    log = audited.log
+    await audited.write()
+    before = len(log.records)
+    log.succeed("e00")
+    await audited.publish(audited.topic, log.records[before:])  # neither projected nor in the table yet
+    result, found = await audited.verify()
+    assert found == []
+    assert result.left_out == 2
+
+
+async def test_an_audit_that_was_stopped_goes_on_from_its_checkpoint(audited, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifying, "CHECKPOINT_S", -1)
+    monkeypatch.setattr(verifying, "BATCH_RECORDS", 10)
+    await audited.write()
+    await audited.change(sa.delete(EXECUTIONS).where(EXECUTIONS.c.execution_id == "e01"))
+    path, whole = tmp_path / "checkpoint", await audited.verify()
+
+    def stop(progress):
+        if progress.done >= 30:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await audited.verify(path, stop)
+    assert path.exists()
+    result, found = await audited.verify(path)
+    assert found == whole[1]
+    assert result.records < whole[0].records
+    assert not path.exists()
+
+
+async def test_a_checkpoint_of_another_log_is_refused(audited, tmp_path, monkeypatch):
+    monkeypatch.setattr(verifying, "CHECKPOINT_S", -1)
+    await audited.write()
+    path = tmp_path / "checkpoint"
+    verification = Verification(audited.sources, lambda _: None, path)
+    await verification.run()
+    verification.save()
+    path.write_text(path.read_text().replace(audited.topic, "another-topic"))
+    with pytest.raises(RunbooksError, match="remove it to begin anew"):
+        await audited.verify(path)

@@ -1,0 +1,55 @@
+"""What executors work with, where a test holds it in its hands: the ledger's table, the log and Kafka's records."""
+
+import asyncio
+from types import SimpleNamespace
+
+from aiokafka.errors import KafkaTimeoutError
+
+from app.core.errors import TemporaryError
+
+
+class FakeTable(dict):
+    """A table whose changes are acknowledged when ``broker`` is set, and refused as often as it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.broker = asyncio.Event()
+        self.broker.set()
+        self.refusals = 0
+
+    async def send_changes(self, publisher):
+        if self.refusals:
+            self.refusals -= 1
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(KafkaTimeoutError())
+            return [refused]
+        return [asyncio.ensure_future(self.broker.wait())]
+
+
+class EventLog:
+    """Keeps what was published; refuses as often as it is told to."""
+
+    def __init__(self):
+        self.events, self.refusals = [], 0
+
+    async def publish_event(self, event):
+        if self.refusals:
+            self.refusals -= 1
+            raise TemporaryError("the broker is away")
+        self.events.append(event)
+
+    @property
+    def told(self):
+        return [event.type.removeprefix("step_") for event in self.events]
+
+
+class Record:
+    """A record as Faust hands it out."""
+
+    def __init__(self, value, partition=0, offset=1):
+        self.value = value
+        self.message = SimpleNamespace(topic="step-commands.http", partition=partition, offset=offset, key=b"e")
+        self.acked = False
+
+    def ack(self):
+        self.acked = True
