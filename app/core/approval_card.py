@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
-from app.core.approval import Approval, ApprovalState, Notice, NoticeKind, Vote
+from app.core.approval import MAX_WORDS, Approval, ApprovalState, Notice, NoticeKind, Vote, cut
 from app.core.execution import Execution
-from app.core.model import Frozen, Instant, JsonObject, canonical
-from app.core.planning import Prepared
-from app.core.steps import SlackStep, Step
+from app.core.model import Frozen, Instant, canonical
+from app.core.planning import Prepared, step_in_words
+from app.core.steps import Step
 
 
 class RequestReference(Frozen):
@@ -65,12 +65,9 @@ class ApprovalCard(Frozen):
 
 def card_of(execution: Execution, index: int, approval: Approval, notice: Notice) -> ApprovalCard:
     """The card of one of a step's requests."""
-    step, plan = execution.runbook.steps[index], approval.plan
+    step = execution.runbook.steps[index]
     anomaly = execution.request.anomaly
     score = execution.request.context.get("anomaly_score") if anomaly is None else anomaly.anomaly_score
-    namespace = plan.params.get("namespace")
-    takes_back = approval not in execution.steps[index].requests
-    text = plan.params.get("message") if isinstance(step, SlackStep) and not takes_back else None
     return ApprovalCard(
         reference=reference_of(execution, index, approval),
         kind=notice.kind,
@@ -81,11 +78,11 @@ def card_of(execution: Execution, index: int, approval: Approval, notice: Notice
         step_number=index + 1,
         step_count=len(execution.steps),
         step_name=step.name,
-        summary=plan.summary,
-        namespace=namespace if isinstance(namespace, str) else None,
-        undo=TAKES_BACK if takes_back else undo_of(step, plan),
-        takes_back=takes_back,
-        text=text if isinstance(text, str) else None,
+        summary=approval.summary,
+        namespace=approval.namespace,
+        undo=approval.undo,
+        takes_back=approval not in execution.steps[index].requests,
+        text=approval.text,
         requested_at=approval.requested_at,
         deadline=approval.deadline,
         state=approval.state,
@@ -112,26 +109,13 @@ TAKES_BACK = "it is itself the way back"
 
 
 def undo_of(step: Step, plan: Prepared) -> str:
-    """How a step's plan would be taken back, in a few words; what nobody but a person can undo is marked."""
-    if step.rollback is not None:
-        declared = step.rollback.model_dump(mode="json", exclude_defaults=True)
-        return f"by the step the runbook declares: {_in_words(declared)}"
-    if plan.inverse is None:
-        return f"⚠ only by hand: {plan.manual_reason or 'it has no inverse'}"
-    said = f" ({plan.manual_reason})" if plan.manual_reason else ""
-    return _in_words(plan.inverse.step) + said
+    """How a step's plan would be taken back, in a few words: by what the runbook declares, or as the plan says."""
+    if step.rollback is None:
+        return plan.undo()
+    declared = step.rollback.model_dump(mode="json", exclude_defaults=True)
+    return f"by the step the runbook declares: {step_in_words(declared)}"
 
 
-def _in_words(step: JsonObject) -> str:
-    place = "/".join(str(step[name]) for name in ("namespace", "deployment", "node", "host") if name in step)
-    rest = {name: value for name, value in step.items() if name not in UNDO_PLACES}
-    more = ", ".join(f"{name} {value}" for name, value in rest.items())
-    return " ".join(
-        part for part in (str(step.get("action", step["type"])), place, f"({more})" if more else "") if part
-    )
-
-
-UNDO_PLACES = frozenset({"type", "action", "namespace", "deployment", "node", "host"})
 MAX_DIFFERENCES = 5
 
 
@@ -140,7 +124,7 @@ def difference(old: Prepared, new: Prepared) -> str:
     told = [f"it was “{old.summary}” and is “{new.summary}”"] if old.summary != new.summary else []
     for name in ("params", "before", "after"):
         told += _different(name, getattr(old, name), getattr(new, name))
-    return "; ".join(told[:MAX_DIFFERENCES]) or "how it would be taken back is different"
+    return cut("; ".join(told[:MAX_DIFFERENCES]) or "how it would be taken back is different", MAX_WORDS)
 
 
 def _different(path: str, old: JsonValue, new: JsonValue) -> Iterator[str]:

@@ -6,19 +6,23 @@ Silence is never a yes, a decision counts for one plan only, and what does not c
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from app.core.approval import Approval, Notice, Vote
-from app.core.approval_card import card_of, difference
+from app.core.approval import MAX_REPLACED, Approval, Notice, Vote, cut, words_of
+from app.core.approval_card import TAKES_BACK, card_of, difference, undo_of
 from app.core.commands import PLACED, NoticeCommand
 from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
 from app.core.execution import Execution, Place
 from app.core.ids import message_id
-from app.core.planning import Prepared
+from app.core.planning import Prepared, size_of
 from app.core.rollback_notice import ABOUT_ROLLBACK, rollback_card, rollback_version, to_be_told
 from app.core.step_state import StepState
-from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, halted
+from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, given_up, halted
 from app.core.steps import SlackStep, Step
 
 GROUP = "group:"
+MAX_REQUESTS = 5
+"""Of one step: a plan that is never the one that was approved is not asked about for ever."""
+COMMENTS_LIMIT = 64 * 1024
+"""Bytes of all comments kept in one state, which is one record; past it only the beginning of each is kept."""
 REMIND_AFTER, ESCALATE_AFTER = 0.5, 0.75  # of the time there is
 
 
@@ -32,6 +36,9 @@ def on_prepared(execution: Execution, event: StepPrepared) -> Move:
         raise Stale("the step asks for no approval")
     if execution.cancel_by is not None:
         return cancelled(execution, event.at)
+    if len(step.requests) >= MAX_REQUESTS:
+        why = f"its plan was another one than the approved one {MAX_REQUESTS} times"
+        return given_up(execution, place, why, event.at)
     asked = _request(execution, place, event.plan, event.at)
     again: dict[str, object] = {} if step.approval is None else {"superseded": _superseded(step)}
     if again or place.rolling_back:  # to plan and to take back are one phase: only the attempt tells them apart
@@ -54,25 +61,26 @@ def _why_asked(execution: Execution, place: Place) -> str:
 
 def _superseded(step: StepState) -> tuple[Approval, ...]:
     assert step.approval is not None
-    return (*step.superseded, step.approval.now(state="superseded", ended="the plan changed, and it was asked again"))
+    return (*step.superseded, step.approval.replaced("the plan changed, and it was asked again"))
 
 
 def _request(execution: Execution, place: Place, plan: Prepared, at: datetime) -> Approval:
     """A new request, with the messages that ask, remind and escalate where the runbook or the settings name a place."""
-    index, before = place.forward(execution), place.step(execution).approval
+    index, state = place.forward(execution), place.step(execution)
     step = execution.runbook.steps[index]
+    undo = TAKES_BACK if place.rolling_back else undo_of(step, plan)
     channel = _channel(execution, step, plan)
     time = timedelta(seconds=execution.runbook.approval_timeout_s(index))
     return Approval(
         digest=plan.digest,
-        plan=plan,
+        **words_of(plan, undo, with_text=isinstance(step, SlackStep) and not place.rolling_back),
         requested_at=at,
         deadline=at + time,
         number=1 + max((one.number for one in execution.requests(index)), default=0),
         notices=() if channel is None else (Notice(kind="ask", to=channel),),
         remind_at=None if channel is None else at + REMIND_AFTER * time,
         escalate_at=at + ESCALATE_AFTER * time if step.escalate_to else None,
-        changed="" if before is None else difference(before.plan, plan),
+        changed="" if state.approval is None or state.plan is None else difference(state.plan, plan),
     )
 
 
@@ -90,8 +98,9 @@ def on_decision(execution: Execution, event: ApprovalDecided) -> Move:
     approval = place.step(execution).approval if place else None
     assert place is not None
     assert approval is not None
-    counted = approval.now(votes=(*approval.votes, Vote.of(event)))
-    said = f": {event.comment}" if event.comment else ""
+    comment = _kept_comment(execution, event.comment)
+    counted = approval.now(votes=(*approval.votes, Vote.of(event, comment)))
+    said = f": {comment}" if comment else ""
     if event.decision == "reject":
         reason = f"rejected by {event.by}{said}"
         rejected = place.change(execution, approval=counted.now(state="rejected", ended=reason))
@@ -105,6 +114,13 @@ def on_decision(execution: Execution, event: ApprovalDecided) -> Move:
     if isinstance(execution.runbook.steps[event.step], SlackStep):
         return _asking_was_all(approved, event.step, agreed, event.at)
     return Move("approved", approved)
+
+
+def _kept_comment(execution: Execution, comment: str) -> str:
+    """The comment as the state keeps it; the log has all of it."""
+    requests = (one for index in range(len(execution.steps)) for one in execution.requests(index))
+    kept = sum(size_of(vote.comment) for one in requests for vote in one.votes)
+    return comment if kept + size_of(comment) <= COMMENTS_LIMIT else cut(comment, MAX_REPLACED)
 
 
 def _asking_was_all(execution: Execution, index: int, approval: Approval, at: datetime) -> Move:

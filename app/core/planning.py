@@ -42,7 +42,8 @@ class Prepared(Frozen):
 
     summary: one sentence a person approves. params: the rendered parameters, secrets by name only.
     before, after: the value it finds and the one it leaves; None where the action has none.
-    inverse: how it is taken back; None means manual_reason says why it cannot be.
+    inverse: how it is taken back; None means manual_reason says why it cannot be. digest: of all it says when it is
+    made, also where params are no longer kept.
     """
 
     summary: str
@@ -58,6 +59,30 @@ class Prepared(Frozen):
         """Make a plan and stamp it with the digest of all it says."""
         plan = cls(summary=summary, **fields)
         return plan.model_copy(update={"digest": digest(plan.model_dump(mode="json", exclude={"digest"}))})
+
+    def undo(self) -> str:
+        """How it would be taken back, in a few words; what nobody but a person can undo is marked."""
+        if self.inverse is None:
+            return f"⚠ only by hand: {self.manual_reason or 'it has no inverse'}"
+        said = f" ({self.manual_reason})" if self.manual_reason else ""
+        return step_in_words(self.inverse.step) + said
+
+    def done_with(self) -> Self:
+        """What is kept of it once nothing is carried out by it any more."""
+        return self.model_copy(update={"params": {}})
+
+
+def step_in_words(step: JsonObject) -> str:
+    """A step's definition in a few words: its action, where, and the rest."""
+    place = "/".join(str(step[name]) for name in ("namespace", "deployment", "node", "host") if name in step)
+    rest = {name: value for name, value in step.items() if name not in PLACES}
+    more = ", ".join(f"{name} {value}" for name, value in rest.items())
+    return " ".join(
+        part for part in (str(step.get("action", step["type"])), place, f"({more})" if more else "") if part
+    )
+
+
+PLACES = frozenset({"type", "action", "namespace", "deployment", "node", "host"})
 
 
 def fitted(value: JsonValue, limit: int) -> tuple[JsonValue, bool]:

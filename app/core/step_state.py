@@ -30,16 +30,17 @@ StepStatus = Literal[
 class StepState(Frozen):
     """One step, forward or back.
 
-    attempt: the number in the current command's id. failures: attempts that ended without success. begun: the plan
-    that was last begun to be applied, None when none was. superseded: earlier requests, whose plans were no longer
-    what would be done.
+    attempt: the number in the current command's id. failures: attempts that ended without success. begun_this: whether
+    the plan has been begun to be applied; begun_before: the plan that was last begun, where it is another one. So each
+    plan stands here once. superseded: earlier requests, whose plans were no longer what would be done.
     """
 
     status: StepStatus = "pending"
     attempt: int = 1
     failures: int = 0
     plan: Prepared | None = None
-    begun: Prepared | None = None
+    begun_this: bool = False
+    begun_before: Prepared | None = None
     approval: Approval | None = None
     superseded: tuple[Approval, ...] = ()
     output: JsonValue = None
@@ -53,15 +54,41 @@ class StepState(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _as_written_before(cls, given: Any) -> Any:
-        """A request of a row from before requests kept their plan: it was the step's."""
-        approval = given.get("approval") if isinstance(given, dict) else None
-        if isinstance(approval, dict) and "plan" not in approval:
-            return {**given, "approval": {**approval, "plan": given.get("plan")}}
-        return given
+        """A state from before each plan stood in it once, or from before requests kept what they need of it."""
+        if not isinstance(given, dict):
+            return given
+        approval, begun = given.get("approval"), given.get("begun")
+        changed = {name: value for name, value in given.items() if name != "begun"} if "begun" in given else given
+        if begun is not None:
+            same = begun == given.get("plan")
+            changed |= {"begun_this": True} if same else {"begun_before": begun}
+        if isinstance(approval, dict) and not {"plan", "summary"} & approval.keys():
+            changed = {**changed, "approval": {**approval, "plan": given.get("plan")}}
+        return changed
+
+    @property
+    def begun(self) -> Prepared | None:
+        """The plan that was last begun to be applied; None when none was."""
+        return self.plan if self.begun_this else self.begun_before
 
     def now(self, **changes: Any) -> Self:
-        """The step with these fields changed."""
-        return self.model_copy(update=changes)
+        """The step with these fields changed, ``begun`` too; a plan by which nothing more is done is kept in short."""
+        if "begun" in changes or "plan" in changes:
+            begun, plan = changes.pop("begun", self.begun), changes.get("plan", self.plan)
+            same = begun is not None and begun == plan
+            changes |= {"begun_this": same, "begun_before": None if same else begun}
+        step = self.model_copy(update=changes)
+        return step.in_short() if changes.get("finished_at") is not None and step.is_over else step
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be carried out by its plan any more."""
+        return True
+
+    def in_short(self) -> Self:
+        """The step with its plans without what they would be carried out with."""
+        kept = {"plan": self.plan, "begun_before": self.begun_before}
+        return self.model_copy(update={name: plan and plan.done_with() for name, plan in kept.items()})
 
     @property
     def requests(self) -> tuple[Approval, ...]:
@@ -87,6 +114,11 @@ class RollbackStep(StepState):
     index: int
     inverse: Inverse | None = None
     reason: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was taken back: what was not may be tried again, and goes on with the plan it had begun."""
+        return self.status == "succeeded"
 
 
 RollbackCause = Literal["failure", "halt", "metric", "no_data", "person"]

@@ -107,7 +107,7 @@ def on_resolved(execution: Execution, event: StepResolved) -> Move:
     if event.outcome == "succeeded":
         done = place.change(execution, status="succeeded", error=said, finished_at=event.at)
         return advance(done, event.at)
-    return _given_up(execution, place, said, event.at)
+    return given_up(execution, place, said, event.at)
 
 
 def on_lease_end(execution: Execution, place: Place, at: datetime) -> Move:
@@ -248,7 +248,7 @@ def _failed(execution: Execution, place: Place, outcome: Outcome, at: datetime) 
     if error.temporary and not told.request.dry_run and _tries_left(told, place, _max_attempts(told, place)):
         return _try_later(told, place, error, at)
     drifted = place.rolling_back and error.drifted
-    return _given_up(told, place, error.message, at, status="drifted" if drifted else "failed")
+    return given_up(told, place, error.message, at, status="drifted" if drifted else "failed")
 
 
 def _unknown(execution: Execution, place: Place, error: ActionFailure, outcome: Outcome, at: datetime) -> Move:
@@ -261,7 +261,7 @@ def _unknown(execution: Execution, place: Place, error: ActionFailure, outcome: 
     if policy == "retry" and _tries_left(told, place, tries):
         return _try_later(told, place, error, at)
     if policy == "fail" or place.rolling_back:
-        return _given_up(told, place, error.message, at, status="unknown")
+        return given_up(told, place, error.message, at, status="unknown")
     waits = place.change(told, status="unknown", error=error.message, lease_until=None)
     return Move("outcome_unknown", waits.now(reason=f"step {place.index + 1}: {error.message}"))
 
@@ -305,7 +305,8 @@ def _try_later(execution: Execution, place: Place, error: ActionFailure, at: dat
     return Move("retry_waits", waits)
 
 
-def _given_up(execution: Execution, place: Place, message: str, at: datetime, status: str = "failed") -> Move:
+def given_up(execution: Execution, place: Place, message: str, at: datetime, status: str = "failed") -> Move:
+    """A step that will not be tried again, and what comes of it."""
     step = place.step(execution)
     ended = place.change(
         execution,

@@ -161,8 +161,10 @@ class WaitingApproval(Shown):
     def of(cls, execution: Execution, why_not: str | None) -> Self:
         """Of an execution whose step waits for approval."""
         place, approval = execution.standing, execution.waiting
+        plan = place.step(execution).plan if place else None
         assert place is not None
         assert approval is not None
+        assert plan is not None
         index = place.forward(execution)
         step = execution.runbook.steps[index]
         return cls(
@@ -174,10 +176,10 @@ class WaitingApproval(Shown):
             step_count=len(execution.steps),
             type=step.type,
             action=step.action,
-            plan=plan_item(approval.plan),
-            params=approval.plan.params,
-            summary=approval.plan.summary,
-            undo=TAKES_BACK if place.rolling_back else undo_of(step, approval.plan),
+            plan=plan_item(plan),
+            params=plan.params,
+            summary=plan.summary,
+            undo=TAKES_BACK if place.rolling_back else undo_of(step, plan),
             approvers=list(step.approvers),
             approvals_required=step.approvals_required,
             approval=approval_item(approval),

@@ -366,8 +366,32 @@ def test_a_retry_of_an_approved_step_is_not_asked_about_again():
     assert s.started(approved, again).finished(again).status == "succeeded"
 
 
-def test_a_row_from_before_requests_kept_their_plan_is_read():
-    state = waiting().state
+@pytest.mark.parametrize("era", ["no plan", "a plan each"])
+def test_a_row_from_before_each_plan_stood_in_it_once_is_read(era):
+    s = waiting(scale(require_approval=True, retries={"max_attempts": 2})).decided()
+    command = s.command
+    state = s.started(s.state.steps[0].plan, command).state
     row = state.model_dump(mode="json")
-    del row["steps"][0]["approval"]["plan"]
-    assert type(state).model_validate(row) == state
+    step = row["steps"][0]
+    step["begun"] = step["plan"]
+    del step["begun_this"], step["begun_before"]
+    for name in ("summary", "undo", "namespace", "text"):
+        del step["approval"][name]
+    if era == "a plan each":
+        step["approval"]["plan"] = step["plan"]
+        step["superseded"] = [step["approval"] | {"number": 0, "state": "superseded"}]
+    read = type(state).model_validate(row)
+    assert read.steps[0].now(superseded=()) == state.steps[0]
+    assert [one.summary for one in read.steps[0].superseded] == ["do it"] * (era == "a plan each")
+    assert type(state).model_validate_json(read.model_dump_json()) == read
+
+
+def test_another_plan_than_the_one_begun_is_read_from_an_older_row():
+    s = waiting(scale(require_approval=True, retries={"max_attempts": 2})).decided()
+    command = s.command
+    s.started(s.state.steps[0].plan, command).finished(command, "failed", "busy", temporary=True)
+    s.at(60).timer().prepared(plan("another"))
+    row = s.state.model_dump(mode="json")
+    row["steps"][0]["begun"] = row["steps"][0].pop("begun_before")
+    del row["steps"][0]["begun_this"]
+    assert type(s.state).model_validate(row) == s.state
