@@ -86,6 +86,8 @@ async def problems_middleware(request: web.Request, handler: Handler) -> web.Str
         return _later(error).response()
     except RecordTooLarge as error:
         return ApiProblem(413, f"what this asks for cannot be recorded: {error}").response()
+    except web.RequestPayloadError:
+        return ApiProblem(400, "the body is cut off, or not encoded as its headers say").response()
     except web.HTTPRequestEntityTooLarge:
         return ApiProblem(413, "the body is larger than this API takes").response()
     except web.HTTPException as error:

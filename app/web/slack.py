@@ -8,14 +8,13 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
-from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
+from slack_bolt.adapter.aiohttp import to_aiohttp_response
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncAck, AsyncApp, AsyncRespond
 from slack_bolt.authorization import AuthorizeResult
@@ -36,9 +35,8 @@ from app.core.approval_card import RequestReference, card_of
 from app.web.parts import SlackRules, WebParts
 from app.web.problems import ApiProblem
 from app.web.slack_decisions import MAX_REFUSAL, Answer, Click, SlackDecisions, request_of
+from app.web.slack_payloads import bolt_request
 
-SIGNATURE = re.compile(r"v0=[0-9a-f]{64}")
-TIMESTAMP = re.compile(r"[0-9]{1,15}")
 RECONNECT_S = 5.0
 CALL_S = 5
 FAILURES = (SlackClientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
@@ -76,13 +74,9 @@ class SlackDesk:
         """One signed request of Slack's."""
         if self._rules.signing_secret is None:
             raise ApiProblem(404, "Slack comes through Socket Mode here: RUNBOOKS_SLACK__SIGNING_SECRET is not set")
-        signature = request.headers.get("X-Slack-Signature", "")
-        timestamp = request.headers.get("X-Slack-Request-Timestamp", "")
-        if not (SIGNATURE.fullmatch(signature) and TIMESTAMP.fullmatch(timestamp)):
-            raise ApiProblem(401, "the request is not signed by Slack")
-        answer = await self._bolt.async_dispatch(await to_bolt_request(request))
-        if answer.status == 401:
-            raise ApiProblem(401, "the request is not signed by Slack")
+        answer = await self._bolt.async_dispatch(await bolt_request(request, self._rules.signing_secret))
+        if answer.status in {401, 404}:
+            raise ApiProblem(answer.status, "no interaction that this API knows")
         return await to_aiohttp_response(answer)
 
     @contextlib.asynccontextmanager
