@@ -21,6 +21,7 @@ from app.core.anomaly import Anomaly
 from app.core.catalog import Catalog, Change, Verdict
 from app.core.commands import StepCommand
 from app.core.decisions import ApprovalDecision, why_not_signed
+from app.core.errors import Problem, Refused
 from app.core.events import Event, ExecutionRequested, StepPrepared
 from app.core.execution import Execution
 from app.core.lifecycle import decide, evolve
@@ -54,6 +55,8 @@ class FakeHistory:
         mine = [one for one in self.executions.values() if one.tenant == tenant]
         if wanted.service_id is not None:
             mine = [one for one in mine if one.service_id == wanted.service_id]
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 9):
+            raise Refused([Problem("cursor", "is none of this API's")])
         mine = sorted(mine, key=lambda one: one.run, reverse=True)[int(cursor or 0) :]
         following = str(int(cursor or 0) + limit) if len(mine) > limit else None
         return Page([item_of(one) for one in mine[:limit]], following)

@@ -28,6 +28,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     routes = tuple(routes)
     references, definitions = models_json_schema(sorted(set(_used(routes)), key=str), ref_template=REFERENCE)
     schemas: dict[str, Any] = definitions["$defs"]
+    _leave_out_nested_mappings(schemas)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, references, schemas)
@@ -40,6 +41,19 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
+
+
+def _leave_out_nested_mappings(value: Any) -> None:
+    """OpenAPI maps a tag to one schema; where pydantic's tag leads to another choice, the choices say it all."""
+    if isinstance(value, dict):
+        found = value.get("discriminator")
+        if isinstance(found, dict) and not all(isinstance(one, str) for one in found.get("mapping", {}).values()):
+            del value["discriminator"]
+        for inner in value.values():
+            _leave_out_nested_mappings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _leave_out_nested_mappings(inner)
 
 
 def _used(routes: Iterable[Route]) -> Iterable[Used]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
 
 from app.core.errors import Problem, RecordTooLarge, Refused, TemporaryError
 
@@ -87,10 +86,10 @@ async def problems_middleware(request: web.Request, handler: Handler) -> web.Str
         return _later(error).response()
     except RecordTooLarge as error:
         return ApiProblem(413, f"what this asks for cannot be recorded: {error}").response()
+    except web.RequestPayloadError:
+        return ApiProblem(400, "the body is cut off, or not what its Content-Encoding says").response()
     except web.HTTPRequestEntityTooLarge:
         return ApiProblem(413, "the body is larger than this API takes").response()
-    except RequestPayloadError:
-        return ApiProblem(400, "the body is not what its Content-Encoding says").response()
     except web.HTTPException as error:
         return _of_router(request, error).response()
     except Exception:

@@ -8,10 +8,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import parse_qsl
 
 import aiohttp
 from aiohttp import web
@@ -20,9 +18,7 @@ from slack_bolt.adapter.aiohttp import to_aiohttp_response
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncAck, AsyncApp, AsyncRespond
 from slack_bolt.authorization import AuthorizeResult
-from slack_bolt.request.async_request import AsyncBoltRequest
 from slack_sdk.errors import SlackClientError
-from slack_sdk.signature import SignatureVerifier
 from slack_sdk.web.async_client import AsyncWebClient
 
 from app.actions.approval_message import (
@@ -39,12 +35,8 @@ from app.core.approval_card import RequestReference, card_of
 from app.web.parts import SlackRules, WebParts
 from app.web.problems import ApiProblem
 from app.web.slack_decisions import MAX_REFUSAL, Answer, Click, SlackDecisions, request_of
+from app.web.slack_payloads import bolt_request
 
-FORM = "application/x-www-form-urlencoded"
-NOT_SLACK = "the request is not signed by Slack"
-NO_FORM = "the body must be a form in UTF-8 whose payload is an interaction in JSON"
-SIGNATURE = re.compile(r"v0=[0-9a-f]{64}")
-TIMESTAMP = re.compile(r"[0-9]{1,15}")
 RECONNECT_S = 5.0
 CALL_S = 5
 FAILURES = (SlackClientError, aiohttp.ClientError, OSError, asyncio.TimeoutError)
@@ -82,33 +74,10 @@ class SlackDesk:
         """One signed request of Slack's."""
         if self._rules.signing_secret is None:
             raise ApiProblem(404, "Slack comes through Socket Mode here: RUNBOOKS_SLACK__SIGNING_SECRET is not set")
-        body = await self._signed_body(request, self._rules.signing_secret)
-        named = {name: value for name, value in request.headers.items() if name.lower().startswith("x-slack-")}
-        answer = await self._bolt.async_dispatch(AsyncBoltRequest(body=body, headers={**named, "Content-Type": FORM}))
-        if answer.status == 401:
-            raise ApiProblem(401, NOT_SLACK)
+        answer = await self._bolt.async_dispatch(await bolt_request(request, self._rules.signing_secret))
+        if answer.status in {401, 404}:
+            raise ApiProblem(answer.status, "no interaction that this API knows")
         return await to_aiohttp_response(answer)
-
-    async def _signed_body(self, request: web.Request, secret: str) -> str:
-        """The form that Slack sends, which Bolt must be able to read: it looks inside before it checks who sent it.
-
-        Raises ApiProblem with 401 for what Slack has not signed, and with 400 for what is no such form.
-        """
-        signature, timestamp = _only(request, "X-Slack-Signature"), _only(request, "X-Slack-Request-Timestamp")
-        if not (SIGNATURE.fullmatch(signature) and TIMESTAMP.fullmatch(timestamp)):
-            raise ApiProblem(401, NOT_SLACK)
-        if (request.charset or "utf-8").lower() != "utf-8":
-            raise ApiProblem(400, NO_FORM)
-        try:
-            body = (await request.read()).decode()
-            if not SignatureVerifier(secret).is_valid(body, timestamp, signature):
-                raise ApiProblem(401, NOT_SLACK)
-            payload = json.loads(dict(parse_qsl(body, keep_blank_values=True))["payload"])
-        except (ValueError, KeyError, RecursionError):
-            raise ApiProblem(400, NO_FORM) from None
-        if not _is_interaction(payload):
-            raise ApiProblem(400, NO_FORM)
-        return body
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -191,20 +160,6 @@ class SlackDesk:
             await respond(text=text, response_type="ephemeral", replace_original=False)
         except FAILURES as error:
             logger.warning("slack_answer_failed", extra={"error": repr(error)})
-
-
-def _only(request: web.Request, name: str) -> str:
-    """A header that stands once; empty where it is missing, or stands twice."""
-    values = request.headers.getall(name, [])
-    return values[0] if len(values) == 1 else ""
-
-
-def _is_interaction(payload: object) -> bool:
-    """Whether a payload has what Bolt and we take for granted."""
-    if not isinstance(payload, dict) or not isinstance(payload.get("user"), dict) or "id" not in payload["user"]:
-        return False
-    actions = payload.get("actions", [{}])
-    return isinstance(actions, list) and bool(actions) and all(isinstance(action, dict) for action in actions)
 
 
 DESK: web.AppKey[SlackDesk | None] = web.AppKey("slack desk", object)  # type: ignore[arg-type]
