@@ -9,7 +9,7 @@ from building import LEASE, T0, Story, requested, scale, slack, story
 from prometheus_client import CollectorRegistry
 from waiting import until
 
-from app.core.events import TimerFired, write_event
+from app.core.events import Limits, TimerFired, write_event
 from app.core.execution import Execution
 from app.streams.advancing import Advancer
 from app.streams.figures import Figures
@@ -218,3 +218,14 @@ def test_rows_round_trip():
     marker = s.does().state.marker()
     assert state_of(row_of(3, marker)) == marker
     assert isinstance(state_of(row_of(3, story(slack()).state)), Execution)
+
+
+async def test_those_who_may_start_are_named_once_each_and_again_when_their_state_has_changed(bench):
+    for number in range(5):
+        await bench.read(named(number, slack(), limits=Limits(max_concurrent_runbooks=100)))
+    index = bench.advancer.index
+    assert list(index.due(bench.state("e4"))) == []  # a burst costs each event its own work, not that of all slots
+    index.put(0, bench.state("e1"))
+    assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e1"]
+    index.rebuild([(0, state) for state in list(index.live())])
+    assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e0", "e1", "e2", "e3", "e4"]
