@@ -110,7 +110,8 @@ async def ready(session: aiohttp.ClientSession) -> None:
         await asyncio.sleep(0.02)
 
 
-async def put_runbook(session: aiohttp.ClientSession, runbook: dict) -> None:
+async def put_runbook(session: aiohttp.ClientSession, runbook: dict, tenant: str = "default") -> None:
     """Bring a definition into force."""
-    async with session.put(f"/api/v1/runbooks/{runbook['name']}", json=runbook) as answer:
+    headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'], tenant)}"}
+    async with session.put(f"/api/v1/runbooks/{runbook['name']}", json=runbook, headers=headers) as answer:
         assert answer.status in (200, 201), await answer.text()

@@ -143,6 +143,7 @@ class Advancer:
         due: dict[str, list[Command]] = {execution.execution_id: []}
         for command in self.index.due(execution):
             if self._is_withheld(command):
+                self.index.untold(command.execution_id)
                 continue
             due.setdefault(command.execution_id, []).append(command)
         sent = [await self._send(command) for command in self._news(due)]

@@ -21,6 +21,7 @@ class ExecutionIndex:
         self._states: dict[str, State] = {}
         self._partitions: dict[str, int] = {}
         self._lines: dict[str, Line] = {}
+        self._told: set[str] = set()
         self._expiries: dict[int, list[tuple[datetime, str]]] = {}
 
     def rebuild(self, rows: Iterable[tuple[int, State]]) -> None:
@@ -43,6 +44,7 @@ class ExecutionIndex:
         """Take the newest state of an execution."""
         self._states[state.execution_id] = state
         self._partitions[state.execution_id] = partition
+        self._told.discard(state.execution_id)
         line = self._line(state.tenant)
         line.put(state)
         if isinstance(state, Marker):
@@ -76,13 +78,18 @@ class ExecutionIndex:
                 yield execution_id
 
     def due(self, execution: Execution) -> Iterator[Command]:
-        """What is outstanding for an execution and for those of its tenant that may start now."""
+        """What is outstanding for an execution, and for those of its tenant that may start and were not named yet.
+
+        One that may start stays so until its first event, and every event of its tenant asks: telling each time would
+        cost the work of all free slots an event, which made a burst stand still.
+        """
         if execution.status != Status.queued or execution.cancel_by is not None:
             yield from decide(execution)
         line = self._lines.get(execution.tenant)
         for execution_id in line.startable(self._is_paused) if line else ():
             state = self._states[execution_id]
-            if isinstance(state, Execution):
+            if isinstance(state, Execution) and execution_id not in self._told:
+                self._told.add(execution_id)
                 yield from decide(state)
 
     def _line(self, tenant: str) -> Line:
@@ -91,6 +98,10 @@ class ExecutionIndex:
     def _is_paused(self, execution_id: str) -> bool:
         state = self._states[execution_id]
         return isinstance(state, Execution) and self._paused(state)
+
+    def untold(self, execution_id: str) -> None:
+        """What was named of it was not sent: name it again."""
+        self._told.discard(execution_id)
 
     def live(self) -> Iterator[Execution]:
         """The executions that have not ended."""

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from waiting import until
 
 from app.core.errors import RecordTooLarge
-from app.core.events import TimerFired, write_event
+from app.core.events import Limits, TimerFired, write_event
 from app.core.execution import Execution, Marker
 from app.core.pauses import Pause, PauseEnded, PausePut
 from app.core.pauses import Pauses as Fold
@@ -378,3 +378,14 @@ async def test_a_step_that_comes_while_it_is_paused_waits_and_a_rollback_does_no
     for event in s.does("failed", "x").events[-2:]:
         await bench.read(event)
     assert bench.log.commands[-1].phase == "rollback"
+
+
+async def test_those_who_may_start_are_named_once_each_and_again_when_their_state_has_changed(bench):
+    for number in range(5):
+        await bench.read(named(number, slack(), limits=Limits(max_concurrent_runbooks=100)))
+    index = bench.advancer.index
+    assert list(index.due(bench.state("e4"))) == []  # a burst costs each event its own work, not that of all slots
+    index.put(0, bench.state("e1"))
+    assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e1"]
+    index.rebuild([(0, state) for state in list(index.live())])
+    assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e0", "e1", "e2", "e3", "e4"]
