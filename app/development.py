@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from app.broker.kafka import EmbeddedKafka
 from app.core.errors import ConfigurationError
+from app.core.plain_text import one_line
 from app.main import Worker, now
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
@@ -243,4 +244,4 @@ def timeline(item: dict[str, Any]) -> list[str]:
     took = f" in {item['duration_seconds']:.3f} s" if item["duration_seconds"] is not None else ""
     reason = f" ({item['reason']})" if item["reason"] else ""
     rollback = "" if item["rollback"]["status"] == "none" else f"; rollback {item['rollback']['status']}"
-    return [*lines, f"  {item['status']}{took}{reason}{rollback}", ""]
+    return [one_line(line) for line in (*lines, f"  {item['status']}{took}{reason}{rollback}", "")]
