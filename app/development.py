@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from app.broker.kafka import EmbeddedKafka
 from app.core.errors import ConfigurationError, RunbooksError
+from app.core.plain_text import one_line
 from app.main import Worker
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
@@ -308,4 +309,4 @@ def timeline(item: dict[str, Any]) -> list[str]:
     took = f" in {item['duration_seconds']:.3f} s" if item["duration_seconds"] is not None else ""
     reason = f" ({item['reason']})" if item["reason"] else ""
     rollback = "" if item["rollback"]["status"] == "none" else f"; rollback {item['rollback']['status']}"
-    return [*lines, f"  {item['status']}{took}{reason}{rollback}", ""]
+    return [one_line(line) for line in (*lines, f"  {item['status']}{took}{reason}{rollback}", "")]

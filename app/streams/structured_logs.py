@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+MAX_TEXT = 8 * 1024  # characters
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; control characters are escaped by JSON, so a value cannot forge a line.
+    """One JSON object a line; what does not print is escaped, so a value can forge no line and steer no terminal.
 
-    mask: takes secrets out of the finished text.
+    mask: takes secrets out of the finished text. A text is cut at 8 KiB: bad input must not fill the disk.
     """
 
     def __init__(self, mask: Callable[[str], str]) -> None:
@@ -30,10 +31,24 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _OWN and not key.startswith("_")}
+        own = _OWN | line.keys()
+        line |= {key: value for key, value in vars(record).items() if key not in own and not key.startswith("_")}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return self._mask(json.dumps(line, default=str, ensure_ascii=False))
+        cut = {key: _cut(value) for key, value in line.items()}
+        written = self._mask(json.dumps(cut, default=str, ensure_ascii=False))
+        return written if written.isprintable() else "".join(map(_escaped, written))
+
+
+def _cut(value: Any) -> Any:
+    return (
+        f"{value[:MAX_TEXT]} … ({len(value)} characters)" if isinstance(value, str) and len(value) > MAX_TEXT else value
+    )
+
+
+def _escaped(one: str) -> str:
+    """A character as it stands in a JSON text, which is its own escape where it does not print."""
+    return one if one.isprintable() else json.dumps(one)[1:-1]
 
 
 def configure_logging(level: str, mask: Callable[[str], str], file: Path | None = None) -> None:

@@ -1,0 +1,74 @@
+"""What the logs look like whatever is logged."""
+
+import json
+import logging
+
+import pytest
+
+from app.development import timeline
+from app.streams.structured_logs import MAX_TEXT, configure_logging
+
+FORGED = (
+    '\n{"level": "INFO", "event": "forged"}\r\n\x1b[2J\x1b]0;x\x07\x9b31m'
+    '\u2028\u2029\u202e\u200b\ud800 é 漢 "quoted" \\ end'
+)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """The lines of a log that was written to as a worker does."""
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    path = tmp_path / "log"
+    configure_logging("INFO", lambda text: text.replace("hidden value", "***"), path)
+    yield lambda: path.read_text().split("\n")[:-1]
+    for handler in root.handlers:
+        handler.close()
+    root.handlers[:], root.level = before, level
+
+
+def test_no_value_forges_a_line_or_steers_a_terminal(lines):
+    logger = logging.getLogger("app.tests")
+    logger.warning("event_name", extra={"service_id": FORGED, FORGED: {"inner": [FORGED]}})
+    (line,) = lines()
+    assert line.isprintable()
+    read = json.loads(line)
+    assert (read["event"], read["service_id"], read[FORGED]) == ("event_name", FORGED, {"inner": [FORGED]})
+    assert "é 漢" in line
+
+
+def test_a_name_of_ours_cannot_be_taken_and_a_traceback_is_one_line(lines):
+    error = ValueError(FORGED)
+    logging.getLogger("app.tests").error("broke", extra={"at": "x", "level": "y"}, exc_info=error)
+    (line,) = lines()
+    read = json.loads(line)
+    assert (read["level"], FORGED in read["traceback"]) == ("ERROR", True)
+
+
+def test_secrets_are_masked_and_long_texts_cut(lines):
+    logging.getLogger("app.tests").warning("hidden value", extra={"text": "x" * 10_000_000, "said": "a hidden value"})
+    (line,) = lines()
+    assert "hidden value" not in line
+    assert len(line) < MAX_TEXT + 500
+    assert "(10000000 characters)" in line
+
+
+STEP = {
+    **dict.fromkeys(("started_at", "finished_at", "type", "summary", "reason", "error"), FORGED),
+    "index": 0,
+    "status": FORGED,
+    "approval": {"by": [FORGED], "ended": None},
+}
+
+
+def test_what_the_command_line_prints_of_an_execution_is_what_it_says_it_is():
+    item = {
+        **dict.fromkeys(("execution_id", "runbook_name", "trigger_anomaly_id", "status", "reason"), FORGED),
+        "runbook_version": 1,
+        "duration_seconds": 1.5,
+        "steps": [STEP],
+        "rollback": {"status": FORGED, "steps": [STEP]},
+    }
+    said = timeline(item)
+    assert all(line.isprintable() for line in said)
+    assert len(said) == 9
