@@ -55,16 +55,16 @@ class FakeHistory:
         mine = [one for one in self.executions.values() if one.tenant == tenant]
         if wanted.service_id is not None:
             mine = [one for one in mine if one.service_id == wanted.service_id]
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 9):
-            raise Refused([Problem("cursor", "is none of this API's")])
-        mine = sorted(mine, key=lambda one: one.run, reverse=True)[int(cursor or 0) :]
-        following = str(int(cursor or 0) + limit) if len(mine) > limit else None
+        start = _start(cursor)
+        mine = sorted(mine, key=lambda one: one.run, reverse=True)[start:]
+        following = str(start + limit) if len(mine) > limit else None
         return Page([item_of(one) for one in mine[:limit]], following)
 
     async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
         mine = [one for one in self.executions.values() if one.tenant == tenant and one.waiting is not None]
-        mine = sorted(mine, key=lambda one: one.waiting.deadline)[int(cursor or 0) :]
-        following = str(int(cursor or 0) + limit) if len(mine) > limit else None
+        start = _start(cursor)
+        mine = sorted(mine, key=lambda one: one.waiting.deadline)[start:]
+        following = str(start + limit) if len(mine) > limit else None
         return WaitingPage(mine[:limit], following)
 
     async def in_the_way(self, execution: Execution) -> Execution | None:
@@ -73,6 +73,12 @@ class FakeHistory:
     async def get(self, tenant: str, execution_id: str) -> Execution | None:
         found = self.executions.get(execution_id)
         return found if found is not None and found.tenant == tenant else None
+
+
+def _start(cursor: str | None) -> int:
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 9):
+        raise Refused([Problem("cursor", "is none of this API's")])
+    return int(cursor or 0)
 
 
 class FakeProjection:
