@@ -299,7 +299,7 @@ def test_the_version_in_force_gives_exactly_what_was_done(guards, seed, policy):
 def test_the_random_logs_hold_every_kind_of_decision():
     guards = {"cooldown_seconds": 5, "max_runs_per_hour": 4, "circuit_breaker": {"failures": 2, "open_minutes": 2}}
     seen = Counter()
-    for seed in range(20):
+    for seed in range(40):
         world = played(guards, seed, "approve")
         seen.update((one.did.result, one.did.guard) for one in backtest(world, world.catalog.get("default", "r")))
     ways = [("runs", None), ("asks", "max_runs_per_hour"), ("nothing", None)]

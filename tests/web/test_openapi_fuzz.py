@@ -31,7 +31,7 @@ SPOILT_ELSEWHERE = {"put_runbook", "validate"}
 
 
 WITHOUT_PARTS = {"backtest", "coverage", "decisions"}
-"""Over these fakes they answer 503, which is the truth; test_decisions.py and test_backtest.py have their parts."""
+"""Over these fakes they answer 503, which is the truth; test_decisions.py has their parts."""
 
 
 def _worth_spoiling(name: str) -> bool:
