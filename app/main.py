@@ -188,7 +188,9 @@ class Worker:
         connection = connection_of(settings.kafka)
         topics = read_topics(settings.kafka.topics_file, settings.kafka.group_id)
         await ensure_topics(connection, topics)
-        await refuse_other_readers(connection, command_topics(settings), settings.kafka.group_id)
+        await refuse_other_readers(
+            connection, command_topics(settings), settings.kafka.group_id, settings.kafka.group_id
+        )
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         async with contextlib.AsyncExitStack() as stack:

@@ -46,7 +46,7 @@ class StepWorker:
         group_id = group_of(settings.kafka.group_id, settings.worker.kinds)
         topics = read_topics(settings.kafka.topics_file, group_id, frozenset({TABLE}))
         await ensure_topics(connection, topics)
-        await refuse_other_readers(connection, command_topics(settings), group_id)
+        await refuse_other_readers(connection, command_topics(settings), group_id, settings.kafka.group_id)
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         async with contextlib.AsyncExitStack() as stack:

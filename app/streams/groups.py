@@ -18,8 +18,10 @@ def group_of(group_id: str, kinds: frozenset[str]) -> str:
     return "-".join([group_id, *sorted(kinds)])
 
 
-async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str], own_group: str) -> None:
-    """Make sure that no other group with members reads any of the topics.
+async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str], own_group: str, family: str) -> None:
+    """Make sure that no other group of the family with members reads any of the topics.
+
+    family: the group of whole workers; those of workers for some kinds begin with its name.
 
     Raises ConfigurationError naming the group, the topic and the remedy.
     """
@@ -27,7 +29,8 @@ async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str
     admin = AIOKafkaAdminClient(**connection.client_arguments())
     try:
         await admin.start()
-        groups = [name for name, kind in await admin.list_consumer_groups() if kind == "consumer" and name != own_group]
+        known = [name for name, kind in await admin.list_consumer_groups() if kind == "consumer" and name != own_group]
+        groups = [name for name in known if name == family or name.startswith(f"{family}-")]
         described = [group for answer in await admin.describe_consumer_groups(groups) for group in answer.groups]
     except KafkaError as error:
         raise ConfigurationError(f"the broker does not say who reads the commands: {error!r}") from error

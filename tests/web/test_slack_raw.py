@@ -14,7 +14,12 @@ from app.web.parts import SlackRules
 
 SECRET = "the signing secret of these tests"
 FORM = "application/x-www-form-urlencoded"
-PAYLOAD = {"type": "block_actions", "user": {"id": "U1"}, "team": {"id": "T1"}, "actions": [{"action_id": "other"}]}
+PAYLOAD = {
+    "type": "block_actions",
+    "trigger_id": "t",
+    "user": {"id": "U1"},
+    "actions": [{"action_id": "nobody's", "block_id": "b", "type": "button"}],
+}
 GOOD = urlencode({"payload": json.dumps(PAYLOAD)}).encode()
 UNKNOWN = 404  # what Bolt says of a signed interaction that is none of ours
 
@@ -70,7 +75,7 @@ async def test_a_genuine_request_is_taken(send):
         ([*SIGNED, f"Content-Type: {FORM}; charset=no-such-thing"], GOOD, 400),
         ([*SIGNED, f"Content-Type: {FORM}; charset=utf-16"], GOOD, 400),
         ([f"Content-Type: {FORM}; charset=no-such-thing"], GOOD, 401),
-        (SIGNED, b"payload=\xff\xfe", 400),
+        (SIGNED, b"payload=\xff\xfe", 401),
         (SIGNED, b"payload=nonsense", 400),
         (SIGNED, b"payload=[1]", 400),
         (SIGNED, b'payload={"type":"block_actions"}', 400),
