@@ -108,7 +108,8 @@ async def test_a_world_that_moved_is_asked_about_again(worker, api, publish, sla
     assert stand_ins.scalings == [("production/payment-api", 5)]
 
 
-BLOCKER = {"name": "blocker", "trigger": {"service_id": "b"}, "steps": [{**SCALE, "approval_channel": "#blocked"}]}
+BLOCKING = {"type": "slack", "channel": "#blocked", "message": "Well?", "require_approval": True}
+BLOCKER = {"name": "blocker", "trigger": {"service_id": "b"}, "steps": [BLOCKING]}
 
 
 def in_one_partition():
