@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from pydantic import JsonValue
 
 from app.clients.foreign_text import legible
-from app.clients.network import AddressRefused, JudgingConnector, NetworkPolicy
+from app.clients.network import AddressRefused, JudgingConnector, NetworkPolicy, send_once
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 from app.core.model import canonical, depth_of
 from app.core.planning import OUTPUT_LIMIT
@@ -151,6 +151,7 @@ class HttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[tracing],
             )
+            send_once(self._session)
         return self._session
 
 

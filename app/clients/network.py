@@ -165,6 +165,15 @@ class JudgingConnector(aiohttp.TCPConnector):
         )
 
 
+def send_once(session: aiohttp.ClientSession) -> None:
+    """Keep aiohttp from sending an idempotent request again by itself when its connection breaks.
+
+    The log would know of one attempt, and the target of two; whether to try again is the step's to say. There is no
+    public setting for it.
+    """
+    session._retry_connection = False  # noqa: SLF001
+
+
 def _socket(policy: NetworkPolicy, where: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol, _, address = where
     reason = policy.why_not(str(address[0]))

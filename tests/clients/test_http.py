@@ -269,10 +269,11 @@ async def test_the_message_about_a_broken_answer_leaves_the_url_out(ask, raw, sc
     assert "token" not in str(caught.value)
 
 
-async def test_a_reset_after_sending_is_unknown(ask, raw, scripts):
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "GET"])
+async def test_a_reset_after_sending_is_unknown_and_nothing_is_sent_again(ask, raw, scripts, method):
     async with raw(scripts["reset"]) as server:
         with pytest.raises(OutcomeUnknown, match="broke before the whole answer"):
-            await ask(server.url, "POST", body={"a": 1})
+            await ask(server.url, method, body={"a": 1})
     assert len(server.seen) == 1
 
 

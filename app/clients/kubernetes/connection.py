@@ -14,6 +14,7 @@ from pydantic import JsonValue, ValidationError
 from app import __version__
 from app.clients.kubernetes.answers import Answer
 from app.clients.kubernetes.refusals import lacks_right, translated
+from app.clients.network import send_once
 from app.core.errors import ActionError, OutcomeUnknown, PermanentError, TemporaryError
 
 NOT_CONFIGURED = "Kubernetes is not configured: set RUNBOOKS_KUBERNETES__KUBECONFIG or RUNBOOKS_KUBERNETES__IN_CLUSTER"
@@ -145,6 +146,7 @@ class Connection:
         api.user_agent = f"infrasage-runbooks/{__version__}"  # the API's audit log and managedFields name us by it
         # a proxy is the kubeconfig's to name, in proxy-url; kubernetes_asyncio offers no setting for this
         api.rest_client.pool_manager._trust_env = False  # noqa: SLF001
+        send_once(api.rest_client.pool_manager)
         return api
 
 
