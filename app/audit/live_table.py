@@ -1,7 +1,5 @@
 """The live table ``executions`` beside the log, read from its changelog."""
 
-from collections.abc import Mapping
-
 import orjson
 from pydantic import ValidationError
 
@@ -73,6 +71,3 @@ def _says(row: bytes) -> Execution | Marker | None:
 def _last_offset(row: bytes) -> int:
     state = _says(row)
     return -1 if state is None or state.last_offset is None else state.last_offset
-
-
-Tables = Mapping[int, LiveTable]

@@ -9,26 +9,23 @@ have to guess.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import timedelta
 
 from faust.types import EventT, StreamT
 
 from app.actions.notices import NoticeSender
 from app.actions.runner import Claim, Runner
-from app.core.commands import NoticeCommand, StepCommand, read_command
-from app.core.errors import RecordRefused, TemporaryError
+from app.core.commands import NoticeCommand, StepCommand
 from app.core.events import ApprovalNoticed, CommandEvent
+from app.streams.commanding import read_commands, until_taken
 from app.streams.figures import Figures
 from app.streams.ledger import Entry, Ledger, Posted
 from app.streams.log import Log
 from app.streams.publisher import Delivery
 from app.streams.receipts import Receipts
-from app.streams.records import source_of
 from app.streams.telling import NoticeLines
 
-RETRY_S = 0.5
-Named = StepCommand | NoticeCommand | CommandEvent | ApprovalNoticed
 logger = logging.getLogger(__name__)
 
 
@@ -61,14 +58,7 @@ class StepExecutor:
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
-        async for event in stream.noack().events():
-            try:
-                command = read_command(event.value)
-            except RecordRefused as error:
-                logger.warning("command_refused", extra={"offset": event.message.offset, "error": str(error)})
-                self._figures.dead_letters.labels(event.message.topic).inc()
-                await receipts.settle(event, [await self._log.send_dead_letter(source_of(event), error)])
-                continue
+        async for command, event in read_commands(stream, receipts, self._log, self._figures):
             if isinstance(command, StepCommand | NoticeCommand):
                 await self._take(command, event)
             else:  # it was put on the wrong topic
@@ -181,23 +171,12 @@ class StepExecutor:
     ) -> None:
         """Write into the ledger that nothing is left to do, then acknowledge."""
         if event.message.partition in self._owned:
-            await self._until_taken(command, lambda: self._ledger.finish(command.command_id, posted))
+            await until_taken(command, lambda: self._ledger.finish(command.command_id, posted))
         event.ack()
 
     async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:
         """Tell the log, however long it takes: what was done must be known."""
-        await self._until_taken(event, lambda: self._log.publish_event(event))  # type: ignore[arg-type]
-
-    async def _until_taken(self, named: Named, write: Callable[[], Awaitable[object]]) -> None:
-        while True:
-            try:
-                await write()
-            except TemporaryError as error:
-                who = {"execution_id": named.execution_id, "tenant": named.tenant}
-                logger.warning("log_unreachable", extra={**who, "error": str(error)})
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
+        await until_taken(event, lambda: self._log.publish_event(event))  # type: ignore[arg-type]
 
     def on_partitions(self, owned: set[int]) -> None:
         """What was claimed on a partition that another worker owns now, and has not begun to act, must not."""

@@ -9,16 +9,14 @@ from datetime import datetime
 from faust.types import EventT, StreamT
 
 from app.actions.metric_reading import MetricReader
-from app.core.commands import MetricCommand, read_command
-from app.core.errors import RecordRefused, TemporaryError
+from app.core.commands import MetricCommand
 from app.core.events import MetricChecked
 from app.core.measuring import Measured, failed
+from app.streams.commanding import read_commands, until_taken
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.receipts import Receipts
-from app.streams.records import source_of
 
-RETRY_S = 0.5
 MAX_DETAIL = 1000
 logger = logging.getLogger(__name__)
 
@@ -44,14 +42,7 @@ class MetricChecker:
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
-        async for event in stream.noack().events():
-            try:
-                command = read_command(event.value)
-            except RecordRefused as error:
-                logger.warning("command_refused", extra={"offset": event.message.offset, "error": str(error)})
-                self._figures.dead_letters.labels(event.message.topic).inc()
-                await receipts.settle(event, [await self._log.send_dead_letter(source_of(event), error)])
-                continue
+        async for command, event in read_commands(stream, receipts, self._log, self._figures):
             if isinstance(command, MetricCommand):
                 await self.take(command, event)
             else:  # it was put on the wrong topic
@@ -85,7 +76,7 @@ class MetricChecker:
             value=found.value,
             detail=found.detail[:MAX_DETAIL],
         )
-        await self._record(answer)
+        await until_taken(answer, lambda: self._log.publish_event(answer))
         event.ack()
 
     async def _measured(self, command: MetricCommand, at: datetime) -> Measured:
@@ -96,18 +87,6 @@ class MetricChecker:
             named = {"tenant": command.tenant, "execution_id": command.execution_id, "command_id": command.command_id}
             logger.exception("metric_reading_broke", extra=named)
             return failed(f"reading the metric broke: {type(error).__name__}")
-
-    async def _record(self, answer: MetricChecked) -> None:
-        """Tell the log, however long it takes."""
-        while True:
-            try:
-                await self._log.publish_event(answer)
-            except TemporaryError as error:
-                named = {"tenant": answer.tenant, "execution_id": answer.execution_id}
-                logger.warning("log_unreachable", extra={**named, "error": str(error)})
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
 
     async def stop(self) -> None:
         """Give up the readings that are being made: their commands are not acknowledged, and come again."""
