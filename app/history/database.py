@@ -1,8 +1,10 @@
 """Opening the read model's database and bringing its tables up to date."""
 
 import asyncio
+import contextlib
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app.core.errors import ConfigurationError
+from app.core.errors import ConfigurationError, TemporaryError
 
 MIGRATION_LOCK = 0x1F5A6E  # any number that only we use as a PostgreSQL advisory lock
 BUSY_TIMEOUT_MS = 10_000
@@ -42,6 +44,16 @@ async def open_database(url: str) -> AsyncEngine:
         shown = parsed.render_as_string(hide_password=True)
         raise ConfigurationError(f"the history database {shown} cannot be used: {error}") from error
     return engine
+
+
+@contextlib.asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A connection for questions; raises TemporaryError when the database does not answer."""
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    except DATABASE_ERRORS as error:
+        raise TemporaryError(f"the history database does not answer: {error}") from error
 
 
 def _engine(url: URL) -> AsyncEngine:

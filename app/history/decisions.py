@@ -1,8 +1,6 @@
 """Questions to the why-not ledger: what was said of an anomaly, and what each runbook came to."""
 
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -11,9 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.coverage import RunbookFigures, ShadowRun
-from app.core.errors import TemporaryError
 from app.core.execution import Execution
-from app.history.database import DATABASE_ERRORS
+from app.history.database import reading
 from app.history.schema import EPOCH, EXECUTIONS, MATCH_DECISIONS, microseconds, searchable
 from app.history.store import CHUNK
 
@@ -54,14 +51,6 @@ class DecisionQueries:
         """Ask this database."""
         self._engine = engine
 
-    @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.connect() as connection:
-                yield connection
-        except DATABASE_ERRORS as error:
-            raise TemporaryError(f"the history database does not answer: {error}") from error
-
     async def of_anomaly(self, tenant: str, anomaly_id: str) -> list[Answered]:
         """What every candidate said when the anomaly came last, by name; empty where none was, or it is forgotten."""
         table = MATCH_DECISIONS.c
@@ -70,7 +59,7 @@ class DecisionQueries:
             .where(table.tenant == tenant, table.anomaly_id == searchable(anomaly_id))
             .order_by(table.runbook_name)
         )
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             rows = (await connection.execute(query)).all()
             ids = [row.execution_id for row in rows if row.execution_id is not None]
             states = await _latest(connection, tenant, ids)
@@ -108,7 +97,7 @@ class DecisionQueries:
             .group_by(runs.runbook_name, runs.status)
         )
         found: dict[str, RunbookFigures] = {}
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             for row in await connection.execute(said):
                 found.setdefault(row.runbook_name, RunbookFigures()).answers[row.result] = row[2]
             for row in await connection.execute(ended):
@@ -131,7 +120,7 @@ class DecisionQueries:
             .order_by(table.decided_us.desc())
             .limit(MAX_SHADOW_RUNS)
         )
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             rows = (await connection.execute(query)).all()
         return [
             ShadowRun(row.anomaly_id, tuple(orjson.loads(row.acts_on or "[]")), EPOCH + row.decided_us * _MICROSECOND)
@@ -156,7 +145,7 @@ class DecisionQueries:
             .order_by(count.desc(), each.c.service_id, each.c.metric_name)
             .limit(MAX_PLACES)
         )
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             return [Unhandled(*row) for row in await connection.execute(query)]
 
 

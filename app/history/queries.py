@@ -2,19 +2,18 @@
 
 import base64
 import binascii
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.errors import Problem, Refused, TemporaryError
+from app.core.errors import Problem, Refused
 from app.core.execution import Execution, Status
-from app.history.database import DATABASE_ERRORS
+from app.history.database import reading
 from app.history.items import HistoryItem, item_of
 from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
 
@@ -61,15 +60,6 @@ class HistoryQueries:
         """Ask this database."""
         self._engine = engine
 
-    @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection; raises TemporaryError when the database does not answer."""
-        try:
-            async with self._engine.connect() as connection:
-                yield connection
-        except DATABASE_ERRORS as error:
-            raise TemporaryError(f"the history database does not answer: {error}") from error
-
     async def page(self, tenant: str, wanted: HistoryFilter, *, limit: int, cursor: str | None = None) -> Page:
         """One page of 1 to 200 items.
 
@@ -82,7 +72,7 @@ class HistoryQueries:
         if cursor is not None:
             query = query.where(sa.tuple_(*ORDER) < _place(ORDER, cursor))
         query = query.order_by(*(column.desc() for column in ORDER)).limit(limit + 1)
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             rows = (await connection.execute(query)).all()
         items = [item_of(Execution.model_validate_json(row.state)) for row in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
@@ -96,7 +86,7 @@ class HistoryQueries:
             .order_by(EXECUTIONS.c.run.desc())
             .limit(1)
         )
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             state = (await connection.execute(query)).scalar()
         return None if state is None else Execution.model_validate_json(state)
 
@@ -110,7 +100,7 @@ class HistoryQueries:
         if cursor is not None:
             query = query.where(sa.tuple_(*WAITING_ORDER) > _place(WAITING_ORDER, cursor))
         query = query.order_by(*WAITING_ORDER).limit(limit + 1)
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             rows = (await connection.execute(query)).all()
         last = rows[limit - 1] if len(rows) > limit else None
         following = None if last is None else _write_cursor(last.waits_until_us, last.execution_id, last.run)
@@ -126,7 +116,7 @@ class HistoryQueries:
             .order_by(EXECUTIONS.c.requested_us)
             .limit(MAX_IN_THE_WAY)
         )
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             states = (await connection.execute(query)).scalars().all()
         others = (Execution.model_validate_json(state) for state in states)
         return next((one for one in others if one.is_in_the_way_of(execution)), None)
@@ -139,7 +129,7 @@ class HistoryQueries:
     async def counts_by_status(self) -> dict[str, int]:
         """How many runs of all tenants stand at each status; a status that none stands at is left out."""
         query = sa.select(EXECUTIONS.c.status, sa.func.count()).group_by(EXECUTIONS.c.status)
-        async with self._reading() as connection:
+        async with reading(self._engine) as connection:
             return {row.status: row[1] for row in await connection.execute(query)}
 
 
