@@ -18,9 +18,8 @@ from app.core.catalog import Definition
 from app.core.events import Event, ExecutionRequested, Limits
 from app.core.execution import ENDS, Execution, Marker, Status, begin
 from app.core.guards import Effect, Guard, RunbookRuns, Verdict
-from app.core.ids import execution_id_for_anomaly
 from app.core.lifecycle import evolve
-from app.core.matching import why_not
+from app.core.matching import request_of, seen_by_triggers, why_not
 from app.core.occupancy import Occupancy
 from app.core.pauses import PauseEnded, PausePut, Pauses
 from app.core.runbook import Runbook
@@ -267,24 +266,11 @@ class Backtest:
     def _why_not(self, anomaly: Anomaly) -> str | None:
         trigger = self.definition.runbook.trigger
         assert trigger is not None
-        variables = anomaly.variables()
-        return why_not(trigger, variables | {"anomaly": variables})
+        return why_not(trigger, seen_by_triggers(anomaly))
 
     def _request(self, anomaly: Anomaly, at: datetime) -> ExecutionRequested:
         """What the matcher would have written."""
-        one = self.definition
-        return ExecutionRequested(
-            tenant=one.tenant,
-            execution_id=execution_id_for_anomaly(one.tenant, anomaly.anomaly_id, one.name),
-            at=at,
-            runbook=one.runbook,
-            runbook_version=one.version,
-            runbook_digest=one.digest,
-            anomaly=anomaly,
-            dry_run=one.runbook.dry_run,
-            limits=self._assumed.limits,
-            paused=self._paused(anomaly.service_id, at),
-        )
+        return request_of(anomaly, self.definition, at, self._assumed.limits, self._pauses)
 
     def _as_candidate(self, request: ExecutionRequested) -> ExecutionRequested:
         """A recorded request, as it would have been for this definition; what was pinned of pauses and limits stays."""

@@ -1,12 +1,16 @@
 """Which runbooks an anomaly event starts, and which clause failed where it starts none."""
 
+from datetime import datetime
 from typing import NamedTuple
 
 from app.core.anomaly import Anomaly
 from app.core.catalog import Catalog, Definition
 from app.core.conditions import compile_condition
 from app.core.errors import ConditionError
+from app.core.events import ExecutionRequested, Limits
+from app.core.ids import execution_id_for_anomaly
 from app.core.model import JsonObject
+from app.core.pauses import Pauses
 from app.core.runbook import Trigger
 
 
@@ -23,14 +27,39 @@ class Miss(NamedTuple):
     reason: str
 
 
+def request_of(
+    anomaly: Anomaly, definition: Definition, at: datetime, limits: Limits, pauses: Pauses
+) -> ExecutionRequested:
+    """The execution that an anomaly starts of a definition; one that is paused is pinned as such."""
+    runbook = definition.runbook
+    pause = None if runbook.dry_run else pauses.why_paused(definition.tenant, definition.name, anomaly.service_id, at)
+    return ExecutionRequested(
+        tenant=definition.tenant,
+        execution_id=execution_id_for_anomaly(definition.tenant, anomaly.anomaly_id, definition.name),
+        at=at,
+        runbook=runbook,
+        runbook_version=definition.version,
+        runbook_digest=definition.digest,
+        anomaly=anomaly,
+        dry_run=runbook.dry_run,
+        limits=limits,
+        paused=None if pause is None else pause.told(),
+    )
+
+
 def match(anomaly: Anomaly, catalog: Catalog) -> tuple[Match | Miss, ...]:
     """One answer for every candidate: a definition of the tenant whose trigger names the service and metric, or any."""
     candidates = tuple(catalog.candidates(anomaly.tenant_id, anomaly.service_id, anomaly.metric_name))
     if not candidates:
         return ()
-    variables = anomaly.variables()
-    variables["anomaly"] = dict(variables)
+    variables = seen_by_triggers(anomaly)
     return tuple(_answer(definition, variables) for definition in candidates)
+
+
+def seen_by_triggers(anomaly: Anomaly) -> JsonObject:
+    """What conditions see: the event's fields, and all of them as ``anomaly``."""
+    variables = anomaly.variables()
+    return variables | {"anomaly": variables}
 
 
 def _answer(definition: Definition, variables: JsonObject) -> Match | Miss:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from app.core.anomaly import TENANT_PATTERN, Name
+from app.core.execution import Execution
 from app.core.model import Frozen, Instant
 from app.core.runbook import RunbookName
 
@@ -112,6 +113,12 @@ class Pauses:
         if not self._all:
             return None
         return next((one for one in self._all.values() if one.holds(tenant, runbook, service_id, at)), None)
+
+    def pause_of(self, execution: Execution, at: datetime) -> Pause | None:
+        """The pause that keeps an execution from going on; a dry run does nothing that could be kept from."""
+        if not self._all or execution.terminal or execution.request.dry_run:
+            return None
+        return self.why_paused(execution.tenant, execution.runbook.name, execution.service_id, at)
 
     def next_change(self, at: datetime) -> datetime | None:
         """When the next window begins or ends; None when none does."""

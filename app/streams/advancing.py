@@ -177,11 +177,8 @@ class Advancer:
         return deliveries
 
     def _is_paused(self, execution: Execution) -> bool:
-        """Whether somebody keeps it from starting; a dry run does nothing that could be kept from."""
-        if execution.request.dry_run:
-            return False
-        name, service = execution.runbook.name, execution.service_id
-        return self._pauses.why_paused(execution.tenant, name, service, self._clock()) is not None
+        """Whether somebody keeps it from starting, or from its next step."""
+        return self._pauses.pause_of(execution, self._clock()) is not None
 
     def _is_withheld(self, command: Command) -> bool:
         """Whether a pause keeps a step from being begun; what takes back, tells or reads is not kept."""

@@ -12,8 +12,7 @@ from app.core.catalog import Catalog, Definition
 from app.core.errors import AnomalyRefused, RecordTooLarge
 from app.core.events import ExecutionRequested, Limits
 from app.core.execution import begin, keys_of
-from app.core.ids import execution_id_for_anomaly
-from app.core.matching import Match, Miss, match
+from app.core.matching import Match, Miss, match, request_of
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.publisher import Delivery
@@ -123,16 +122,4 @@ class AnomalyMatcher:
         )
 
     def _request(self, anomaly: Anomaly, definition: Definition, at: datetime) -> ExecutionRequested:
-        pause = self._catalog.pauses.why_paused(anomaly.tenant_id, definition.name, anomaly.service_id, at)
-        return ExecutionRequested(
-            tenant=anomaly.tenant_id,
-            execution_id=execution_id_for_anomaly(anomaly.tenant_id, anomaly.anomaly_id, definition.name),
-            at=at,
-            runbook=definition.runbook,
-            runbook_version=definition.version,
-            runbook_digest=definition.digest,
-            anomaly=anomaly,
-            dry_run=definition.runbook.dry_run,
-            limits=self._limits,
-            paused=None if pause is None or definition.runbook.dry_run else pause.told(),
-        )
+        return request_of(anomaly, definition, at, self._limits, self._catalog.pauses)

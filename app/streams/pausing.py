@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
+from app.core.execution import Execution
 from app.core.pauses import Pause
 from app.core.pauses import Pauses as Fold
 
@@ -20,9 +21,9 @@ class Pauses:
         """The fold has changed."""
         self._told.set()
 
-    def why_paused(self, tenant: str, runbook: str, service_id: str | None, at: datetime) -> Pause | None:
+    def pause_of(self, execution: Execution, at: datetime) -> Pause | None:
         """As the fold says."""
-        return self._fold.why_paused(tenant, runbook, service_id, at)
+        return self._fold.pause_of(execution, at)
 
     async def changed(self, clock: Callable[[], datetime]) -> None:
         """Return when a pause came or went, or when a window opened or closed."""

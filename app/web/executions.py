@@ -56,10 +56,7 @@ async def show(request: web.Request) -> web.Response:
     execution = await known_execution(request)
     parts = parts_of(request)
     waits_for = await parts.history.in_the_way(execution)
-    pause = None
-    if not (execution.terminal or execution.request.dry_run):
-        name, service = execution.runbook.name, execution.service_id
-        pause = parts.definitions.catalog.pauses.why_paused(execution.tenant, name, service, parts.clock())
+    pause = parts.definitions.catalog.pauses.pause_of(execution, parts.clock())
     return answer(ExecutionItem.of(execution, waits_for, pause))
 
 
