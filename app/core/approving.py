@@ -5,15 +5,16 @@ Silence is never a yes, a decision counts for one plan only, and what does not c
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from app.core.approval import MAX_REPLACED, Approval, Notice, Vote, cut, words_of
-from app.core.approval_card import TAKES_BACK, card_of, difference, undo_of
+from app.core.approval_card import TAKES_BACK, ApprovalCard, card_of, difference, undo_of
 from app.core.commands import PLACED, NoticeCommand
 from app.core.events import ApprovalDecided, ApprovalNoticed, StepPrepared
 from app.core.execution import Execution, Place
 from app.core.ids import message_id
 from app.core.planning import Prepared, size_of
-from app.core.rollback_notice import ABOUT_ROLLBACK, rollback_card, rollback_version, to_be_told
+from app.core.rollback_notice import ABOUT_ROLLBACK, RollbackCard, rollback_card, rollback_version, to_be_told
 from app.core.step_state import StepState
 from app.core.stepping import Move, Stale, advance, begun, cancelled, expect, given_up, halted
 from app.core.steps import SlackStep, Step
@@ -247,23 +248,8 @@ def _rollback_notices(execution: Execution) -> Iterator[NoticeCommand]:
         return
     notice, version = rollback.notice, rollback_version(execution, rollback)
     if to_be_told(execution, notice, version):
-        message = message_id(execution.execution_id, execution.run, 0, ABOUT_ROLLBACK, rollback.number)
-        yield NoticeCommand(
-            command_id=f"{message}/{version}{PLACED if notice.ts else ''}",
-            tenant=execution.tenant,
-            execution_id=execution.execution_id,
-            run=execution.run,
-            step_index=0,
-            request=ABOUT_ROLLBACK,
-            notice=rollback.number,
-            version=version,
-            to=notice.to,
-            channel_id=notice.channel_id,
-            ts=notice.ts,
-            thread_ts=None,
-            doubtful=notice.state == "unknown",
-            card=rollback_card(execution, rollback),
-        )
+        about = About(0, ABOUT_ROLLBACK, rollback.number, version)
+        yield _message(execution, notice, about, rollback_card(execution, rollback))
 
 
 def _request_notices(execution: Execution) -> tuple[NoticeCommand, ...]:
@@ -279,20 +265,38 @@ def _notice_command(execution: Execution, index: int, approval: Approval, place:
     notice = approval.notices[place]
     ask = approval.ask
     thread = ask.ts if ask is not None and notice.kind == "remind" else None
-    message = message_id(execution.execution_id, execution.run, index, approval.number, place)
+    about = About(index, approval.number, place, approval.version)
+    return _message(execution, notice, about, card_of(execution, index, approval, notice), thread)
+
+
+class About(NamedTuple):
+    """What a message is about, and which version of it is wanted; the names are NoticeCommand's."""
+
+    step_index: int
+    request: int
+    notice: int
+    version: int
+
+
+def _message(
+    execution: Execution,
+    notice: Notice,
+    about: About,
+    card: ApprovalCard | RollbackCard,
+    thread_ts: str | None = None,
+) -> NoticeCommand:
+    """Post the message of a notice, or change it where it stands."""
+    message = message_id(execution.execution_id, execution.run, about.step_index, about.request, about.notice)
     return NoticeCommand(
-        command_id=f"{message}/{approval.version}{PLACED if notice.ts else ''}",
+        command_id=f"{message}/{about.version}{PLACED if notice.ts else ''}",
         tenant=execution.tenant,
         execution_id=execution.execution_id,
         run=execution.run,
-        step_index=index,
-        request=approval.number,
-        notice=place,
-        version=approval.version,
+        **about._asdict(),
         to=notice.to,
         channel_id=notice.channel_id,
         ts=notice.ts,
-        thread_ts=thread,
+        thread_ts=thread_ts,
         doubtful=notice.state == "unknown",
-        card=card_of(execution, index, approval, notice),
+        card=card,
     )

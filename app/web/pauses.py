@@ -6,13 +6,13 @@ from aiohttp import web
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from app.core.anomaly import Name
-from app.core.catalog import Change, Verdict
 from app.core.errors import Problem, Refused
 from app.core.model import Instant
 from app.core.pauses import Pause, PauseEnded, PauseName, PausePut
 from app.core.runbook import RunbookName
 from app.web.answers import PauseItem, PauseList
 from app.web.auth import caller_of
+from app.web.changes import in_force
 from app.web.parts import parts_of
 from app.web.problems import ApiProblem
 from app.web.reading import Body, answer, read_body
@@ -66,7 +66,7 @@ async def put(request: web.Request) -> web.Response:
         by=caller.subject,
         reason=body.reason,
     )
-    await _in_force(request, PausePut(pause=pause, at=now))
+    await in_force(request, PausePut(pause=pause, at=now))
     return answer(PauseItem.of(pause, now))
 
 
@@ -78,7 +78,7 @@ async def delete(request: web.Request) -> web.Response:
     if all((one.tenant, one.name) != (caller.tenant, name) for one in known):
         raise ApiProblem(404, "your tenant has no such pause")
     change = PauseEnded(tenant=caller.tenant, name=name, by=caller.subject, at=parts.clock())
-    if (await _in_force(request, change)).pause is None:
+    if (await in_force(request, change)).pause is None:
         raise ApiProblem(404, "your tenant has no such pause")
     return web.Response(status=204)
 
@@ -89,12 +89,3 @@ def _name(request: web.Request) -> str:
     except ValidationError:
         said = "must be 1 to 100 letters, digits, dots, hyphens or underscores, and begin with a letter or digit"
         raise Refused([Problem("name", said)]) from None
-
-
-async def _in_force(request: web.Request, change: Change) -> Verdict:
-    parts = parts_of(request)
-    recorded = await parts.log.publish_change(change)
-    try:
-        return await parts.definitions.verdict(recorded, parts.patience.in_force_s)
-    except TimeoutError:
-        raise ApiProblem(503, "it is recorded, and not in force here yet: look again soon") from None

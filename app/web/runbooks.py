@@ -5,11 +5,12 @@ from typing import Any
 
 from aiohttp import web
 
-from app.core.catalog import Change, Definition, RunbookDeleted, RunbookPut, Verdict
+from app.core.catalog import Definition, RunbookDeleted, RunbookPut
 from app.core.errors import Problem, Refused, RunbookRefused
 from app.core.runbook import Runbook, read_runbook
 from app.web.answers import DefinitionItem, DefinitionList, Validation, told
 from app.web.auth import Caller, caller_of
+from app.web.changes import in_force
 from app.web.parts import parts_of
 from app.web.problems import ApiProblem
 from app.web.reading import answer, read_small_object
@@ -60,7 +61,7 @@ async def put(request: web.Request) -> web.Response:
         at=parts.clock(),
         expected_version=_expected_version(request, before),
     )
-    verdict = await _verdict(request, change)
+    verdict = await in_force(request, change)
     if verdict.refusal is not None or verdict.definition is None:
         raise ApiProblem(412, f"the runbook was not changed: {verdict.refusal}")
     return answer(DefinitionItem.of(verdict.definition), 200 if before else 201, _etag(verdict.definition))
@@ -78,7 +79,7 @@ async def delete(request: web.Request) -> web.Response:
         at=parts_of(request).clock(),
         expected_version=_expected_version(request, before),
     )
-    verdict = await _verdict(request, change)
+    verdict = await in_force(request, change)
     if verdict.refusal is not None:
         gone = change.expected_version is None
         raise ApiProblem(404 if gone else 412, f"the runbook was not deleted: {verdict.refusal}")
@@ -107,15 +108,6 @@ def _definition_in(content: dict[str, Any], caller: Caller) -> Runbook:
 
 def _in_force(request: web.Request) -> Definition | None:
     return parts_of(request).definitions.catalog.get(caller_of(request).tenant, request.match_info["name"])
-
-
-async def _verdict(request: web.Request, change: Change) -> Verdict:
-    parts = parts_of(request)
-    recorded = await parts.log.publish_change(change)
-    try:
-        return await parts.definitions.verdict(recorded, parts.patience.in_force_s)
-    except TimeoutError:
-        raise ApiProblem(503, "the change is recorded, and not in force here yet: read it again soon") from None
 
 
 def _expected_version(request: web.Request, before: Definition | None) -> int | None:
