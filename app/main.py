@@ -33,7 +33,7 @@ from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
 from app.metric_readers import metric_reader
-from app.settings import Settings
+from app.settings import ApiSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import (
     Agents,
@@ -59,7 +59,7 @@ from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
-from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, ensure_topics, read_topics, record_limits
+from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, TopicSpec, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
 from app.web.app import build_web
 from app.web.parts import DecisionPorts, TokenRules, WebParts
@@ -170,6 +170,38 @@ async def start_streams(
     return recovered
 
 
+async def serve(stack: contextlib.AsyncExitStack, application: web.Application, api: ApiSettings) -> int:
+    """Listen until the stack unwinds; the port.
+
+    Raises ConfigurationError when the port is taken.
+    """
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=WEB_GRACE_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, api.host, api.port).start()
+    except OSError as error:
+        said = f"port {api.port} is taken: stop what listens there, or set RUNBOOKS_API__PORT"
+        raise ConfigurationError(said) from error
+    address: Any = runner.addresses[0]
+    return int(address[1])
+
+
+async def start_publisher(
+    stack: contextlib.AsyncExitStack, connection: KafkaConnection, incarnation: str, topics: tuple[TopicSpec, ...]
+) -> Publisher:
+    """The worker's one producer, which knows how much each topic takes in a record."""
+    publisher = Publisher(connection, incarnation, await record_limits(connection, topics))
+    await publisher.start()
+    stack.push_async_callback(publisher.stop)
+    return publisher
+
+
+def new_incarnation() -> str:
+    """A name for this run of this process, which no other has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 class Worker:
     """One worker: agents, projector and API in one process."""
 
@@ -192,11 +224,9 @@ class Worker:
             connection, command_topics(settings), settings.kafka.group_id, settings.kafka.group_id
         )
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
-        incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        incarnation = new_incarnation()
         async with contextlib.AsyncExitStack() as stack:
-            publisher = Publisher(connection, incarnation, await record_limits(connection, topics))
-            await publisher.start()
-            stack.push_async_callback(publisher.stop)
+            publisher = await start_publisher(stack, connection, incarnation, topics)
             log = Log(publisher)
             definitions = Definitions(connection)
             stack.push_async_callback(definitions.stop)
@@ -330,18 +360,7 @@ class Worker:
             backtests=Backtester(connection, limits_of(settings), settings.kafka.group_id),
             decisions=DecisionPorts(DecisionQueries(engine), CoverageReader(connection, definitions.catalog)),
         )
-        runner = web.AppRunner(build_web(parts), access_log=None, shutdown_timeout=WEB_GRACE_S)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, settings.api.host, settings.api.port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"port {settings.api.port} is taken: stop what listens there, or set RUNBOOKS_API__PORT"
-            ) from error
-        address: Any = runner.addresses[0]
-        return int(address[1])
+        return await serve(stack, build_web(parts), settings.api)
 
     def _why_not_ready(self, agents: Agents, projecting: tuple["asyncio.Task[None]", ...]) -> list[str]:
         reasons = []

@@ -1,25 +1,19 @@
 """A worker that carries out steps of some kinds and nothing else, for instance near a network."""
 
 import contextlib
-import os
-import socket
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app.clients.secrets import Secrets
-from app.core.errors import ConfigurationError
-from app.main import Running, executors_of, metric_agents, start_streams
+from app.main import Running, executors_of, metric_agents, new_incarnation, serve, start_publisher, start_streams
 from app.settings import Settings
 from app.streams.app import Agents, add_executors, build_app, declare_table
 from app.streams.figures import Figures
 from app.streams.groups import group_of, refuse_other_readers
 from app.streams.ledger import Ledger
 from app.streams.log import Log
-from app.streams.publisher import Publisher
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.web.app import build_probes
 from app.wiring import clients_of, command_topics, connection_of, read_users, stream_settings
@@ -48,11 +42,9 @@ class StepWorker:
         await ensure_topics(connection, topics)
         await refuse_other_readers(connection, command_topics(settings), group_id, settings.kafka.group_id)
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
-        incarnation = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        incarnation = new_incarnation()
         async with contextlib.AsyncExitStack() as stack:
-            publisher = Publisher(connection, incarnation)
-            await publisher.start()
-            stack.push_async_callback(publisher.stop)
+            publisher = await start_publisher(stack, connection, incarnation, topics)
             clients = clients_of(settings, self.secrets)
             stack.push_async_callback(clients.close)
             agents = Agents(build_app(connection, stream_settings(settings, group_id, shared)))
@@ -69,17 +61,5 @@ class StepWorker:
                 recovering = agents.app.rebalancing or not recovered.is_set()
                 return [*failed, *(["the tables are being recovered"] if recovering else [])]
 
-            runner = web.AppRunner(build_probes(readiness, self._registry), access_log=None)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            port = await _listen(runner, settings)
+            port = await serve(stack, build_probes(readiness, self._registry), settings.api)
             yield Running(port=port, failure=agents.failure, log=log, readiness=readiness)
-
-
-async def _listen(runner: web.AppRunner, settings: Settings) -> int:
-    try:
-        await web.TCPSite(runner, settings.api.host, settings.api.port).start()
-    except OSError as error:
-        said = f"port {settings.api.port} is taken: stop what listens there, or set RUNBOOKS_API__PORT"
-        raise ConfigurationError(said) from error
-    return int(runner.addresses[0][1])
