@@ -88,6 +88,16 @@ def fleet(admin, kubelet) -> Fleet:
 
 
 @pytest.fixture
+async def released(world, fleet):
+    """The deployment "web": two pods that are Ready, at its second revision."""
+    await world.create(replicas=2)
+    await world.release("example/app:2")
+    await world.ready(2)
+    await until(lambda: fleet.all_run(2))
+    return world
+
+
+@pytest.fixture
 def in_cluster(with_client, kubernetes_as):
     """The scene of an action in the real cluster, as one of its users: `in_cluster("nobody")`."""
     return lambda user="runbook-engine", **options: with_client(kubernetes=kubernetes_as(user, **options))

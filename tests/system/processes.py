@@ -18,6 +18,22 @@ DEMO_RUNBOOK = json.loads(Path("examples/demo/runbooks/scale-out-payment-api.jso
 ANOMALY = json.loads(Path("examples/demo/anomaly.json").read_text())
 
 
+def incident(title: str = "{{ anomaly.anomaly_id }}") -> dict:
+    """A step that leaves an incident with this title at the stand-in."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "url": "$PAGERDUTY_URL/incidents",
+        "headers": {"Authorization": "Token $PAGERDUTY_API_TOKEN"},
+        "body": {"title": title},
+    }
+
+
+def on_cluster(cluster, user: str = "runbook-engine") -> dict[str, str]:
+    """The settings of a worker that acts on the test cluster as one of its users."""
+    return {"RUNBOOKS_KUBERNETES__KUBECONFIG": str(cluster.kubeconfig), "RUNBOOKS_KUBERNETES__CONTEXT": user}
+
+
 class Api:
     """The API as a client with a token sees it."""
 

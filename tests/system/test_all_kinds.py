@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from processes import on_cluster
 from sshd import inventory
-from waiting import until
 
 
 @pytest.fixture
@@ -15,21 +15,8 @@ def user():
 
 @pytest.fixture
 def environment(environment, cluster, sshd, tmp_path, user):
-    return environment | {
-        "RUNBOOKS_KUBERNETES__KUBECONFIG": str(cluster.kubeconfig),
-        "RUNBOOKS_KUBERNETES__CONTEXT": user,
-        "RUNBOOKS_SSH__INVENTORY": str(inventory(tmp_path, prod_host_01=sshd.entry())),
-    }
-
-
-@pytest.fixture
-async def released(world, fleet):
-    """The deployment "web": two pods that are Ready, at its second revision."""
-    await world.create(replicas=2)
-    await world.release("example/app:2")
-    await world.ready(2)
-    await until(lambda: fleet.all_run(2))
-    return world
+    hosts = {"RUNBOOKS_SSH__INVENTORY": str(inventory(tmp_path, prod_host_01=sshd.entry()))}
+    return environment | on_cluster(cluster, user) | hosts
 
 
 @pytest.fixture

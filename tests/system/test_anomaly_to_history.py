@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from processes import ANOMALY, DEMO_RUNBOOK
+from processes import ANOMALY, DEMO_RUNBOOK, incident
 from waiting import until
 
 from app.core.events import read_event
@@ -15,15 +15,7 @@ from app.core.lifecycle import evolve
 WATCHED = {
     "name": "watched",
     "trigger": {"service_id": "s", "condition": "value > 10.0"},
-    "steps": [
-        {
-            "type": "http",
-            "method": "POST",
-            "url": "$PAGERDUTY_URL/incidents",
-            "headers": {"Authorization": "Token $PAGERDUTY_API_TOKEN"},
-            "body": {"title": "{{ anomaly.anomaly_id }}"},
-        }
-    ],
+    "steps": [incident()],
 }
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
+from processes import incident
 from test_commands import runbooks  # noqa: F401 - a fixture
 from waiting import until
 
@@ -13,13 +14,7 @@ from app.core.events import Limits
 from app.core.runbook import read_runbook
 from app.streams.backtesting import Backtester
 
-CALL = {
-    "type": "http",
-    "method": "POST",
-    "url": "$PAGERDUTY_URL/incidents",
-    "headers": {"Authorization": "Token $PAGERDUTY_API_TOKEN"},
-    "body": {"title": "{{ anomaly.anomaly_id }}"},
-}
+CALL = incident()
 ONE = {"trigger": {"service_id": "s", "condition": "value > 0.5"}, "steps": [CALL]}
 FAILS = [{**CALL, "headers": {}}]
 IN_FORCE = {

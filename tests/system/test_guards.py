@@ -4,15 +4,10 @@ import asyncio
 import signal
 
 import pytest
+from processes import incident, on_cluster
 from waiting import until
 
-CALL = {
-    "type": "http",
-    "method": "POST",
-    "url": "$PAGERDUTY_URL/incidents",
-    "headers": {"Authorization": "Token $PAGERDUTY_API_TOKEN"},
-    "body": {"title": "{{ anomaly.anomaly_id }}"},
-}
+CALL = incident()
 ONE = {"name": "one", "trigger": {"service_id": "s"}, "steps": [CALL]}
 
 
@@ -92,10 +87,7 @@ async def test_paused_after_it_began_the_next_step_waits(worker, api, publish, s
 
 @pytest.fixture
 def environment(environment, cluster):
-    return environment | {
-        "RUNBOOKS_KUBERNETES__KUBECONFIG": str(cluster.kubeconfig),
-        "RUNBOOKS_KUBERNETES__CONTEXT": "runbook-engine",
-    }
+    return environment | on_cluster(cluster)
 
 
 async def test_two_runbooks_take_turns_on_one_deployment_and_the_holder_is_named(worker, api, publish, world):

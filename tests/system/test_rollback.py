@@ -4,6 +4,7 @@ import signal
 
 import pytest
 from kubernetes_asyncio import client
+from processes import on_cluster
 from waiting import until
 
 from app.core.events import StepFinished, StepStarted, read_event
@@ -14,20 +15,7 @@ BACK = {"cordon": 3, "drain": 2, "rollout-undo": 1, "scale": 0}
 
 @pytest.fixture
 def environment(environment, cluster):
-    return environment | {
-        "RUNBOOKS_KUBERNETES__KUBECONFIG": str(cluster.kubeconfig),
-        "RUNBOOKS_KUBERNETES__CONTEXT": "runbook-engine",
-    }
-
-
-@pytest.fixture
-async def released(world, fleet):
-    """The deployment "web": two pods that are Ready, at its second revision."""
-    await world.create(replicas=2)
-    await world.release("example/app:2")
-    await world.ready(2)
-    await until(lambda: fleet.all_run(2))
-    return world
+    return environment | on_cluster(cluster)
 
 
 @pytest.fixture

@@ -5,20 +5,14 @@ import subprocess
 import sys
 
 import pytest
-from processes import Api, WorkerProcess
+from processes import Api, WorkerProcess, incident
 
 RUNBOOK = {
     "name": "two-kinds",
     "trigger": {"service_id": "s"},
     "steps": [
         {"type": "slack", "channel": "#ops", "message": "begins"},
-        {
-            "type": "http",
-            "method": "POST",
-            "url": "$PAGERDUTY_URL/incidents",
-            "headers": {"Authorization": "Token $PAGERDUTY_API_TOKEN"},
-            "body": {"title": "{{ steps[0].status }}"},
-        },
+        incident("{{ steps[0].status }}"),
     ],
 }
 
