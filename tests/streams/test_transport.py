@@ -71,6 +71,14 @@ class Bench:
 
         await until(there, 60)
 
+    async def stand_at_one(self):
+        """Three records are handed out, and the first one is committed."""
+        await self.start()
+        await self.publish(3)
+        await self.handed_out(0, 1, 2)
+        self.acknowledge(0)
+        await self.committed(1)
+
     async def where(self, partition=0):
         found = await self.admin.list_consumer_group_offsets(self.group)
         return found[TopicPartition(self.topic, partition)].offset
@@ -125,11 +133,7 @@ async def test_a_seek_makes_what_was_fetched_before_it_come_again(broker, connec
     bench = Bench(broker, connection, tmp_path)
     await bench.create()
     try:
-        await bench.start()
-        await bench.publish(3)
-        await bench.handed_out(0, 1, 2)
-        bench.acknowledge(0)
-        await bench.committed(1)
+        await bench.stand_at_one()
         for _ in range(5):
             bench.events.clear()
             await asyncio.gather(bench.app.consumer.perform_seek(), bench.publish(3))
@@ -144,11 +148,7 @@ async def test_nothing_is_handed_out_while_a_seek_is_under_way(broker, connectio
     bench = Bench(broker, connection, tmp_path)
     await bench.create()
     try:
-        await bench.start()
-        await bench.publish(3)
-        await bench.handed_out(0, 1, 2)
-        bench.acknowledge(0)
-        await bench.committed(1)
+        await bench.stand_at_one()
         bench.events.clear()
         thread = bench.app.consumer._thread
         seek, reached, may_go = thread._seek_to_committed, threading.Event(), threading.Event()
