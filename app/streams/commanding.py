@@ -1,8 +1,9 @@
 """What all executors share: reading their topic, and telling what they did for as long as it takes."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from faust.types import EventT, StreamT
@@ -56,3 +57,11 @@ async def until_taken(named: Named, write: Callable[[], Awaitable[object]]) -> N
             await asyncio.sleep(RETRY_S)
         else:
             return
+
+
+async def give_up(running: Sequence["asyncio.Task[None]"]) -> None:
+    """Cancel what is being carried out, and wait until all of it has ended."""
+    for task in running:
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(*running, return_exceptions=True)

@@ -7,7 +7,6 @@ have to guess.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable
 from datetime import timedelta
@@ -18,7 +17,7 @@ from app.actions.notices import NoticeSender
 from app.actions.runner import Claim, Runner
 from app.core.commands import NoticeCommand, StepCommand
 from app.core.events import ApprovalNoticed, CommandEvent
-from app.streams.commanding import read_commands, until_taken
+from app.streams.commanding import give_up, read_commands, until_taken
 from app.streams.figures import Figures
 from app.streams.ledger import Entry, Ledger, Posted
 from app.streams.log import Log
@@ -189,10 +188,7 @@ class StepExecutor:
         if not running:
             return
         await asyncio.wait(running, timeout=grace_s)
-        for task in running:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*running, return_exceptions=True)
+        await give_up(running)
 
     def in_flight(self) -> int:
         """How many commands are being carried out."""

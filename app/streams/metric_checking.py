@@ -1,7 +1,6 @@
 """The agent ``check_metrics``: readings of metrics, a few at once, each answered into the log whatever comes of it."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +11,7 @@ from app.actions.metric_reading import MetricReader
 from app.core.commands import MetricCommand
 from app.core.events import MetricChecked
 from app.core.measuring import Measured, failed
-from app.streams.commanding import read_commands, until_taken
+from app.streams.commanding import give_up, read_commands, until_taken
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.receipts import Receipts
@@ -91,11 +90,7 @@ class MetricChecker:
     async def stop(self) -> None:
         """Give up the readings that are being made: their commands are not acknowledged, and come again."""
         self._stopping = True
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*running, return_exceptions=True)
+        await give_up(list(self._running))
 
     def in_flight(self) -> int:
         """How many readings are being made."""

@@ -1,6 +1,6 @@
 """One execution: look at it, stop it, say how an unclear step ended."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import Field
@@ -79,11 +79,7 @@ async def cancel(request: web.Request) -> web.Response:
     if execution.cancel_by is not None:
         return answer(item_of(execution), 202)
     event = CancelRequested(
-        tenant=execution.tenant,
-        execution_id=execution.execution_id,
-        at=parts_of(request).clock(),
-        by=caller_of(request).subject,
-        comment=body.comment,
+        **_word(request, execution, body.comment),
     )
     return await _seen(request, await parts_of(request).log.publish_event(event))
 
@@ -95,12 +91,8 @@ async def resolve(request: web.Request) -> web.Response:
     if execution.status != Status.attention:
         raise ApiProblem(409, f"the execution is {execution.status}: nothing waits for an answer")
     event = StepResolved(
-        tenant=execution.tenant,
-        execution_id=execution.execution_id,
-        at=parts_of(request).clock(),
+        **_word(request, execution, body.comment),
         outcome=body.outcome,
-        by=caller_of(request).subject,
-        comment=body.comment,
     )
     return await _seen(request, await parts_of(request).log.publish_event(event))
 
@@ -113,15 +105,22 @@ async def roll_back(request: web.Request) -> web.Response:
     if why_not is not None:
         raise ApiProblem(409, f"the execution is {execution.status} and cannot be rolled back: {why_not}")
     event = RollbackRequested(
-        tenant=execution.tenant,
-        execution_id=execution.execution_id,
-        at=parts_of(request).clock(),
+        **_word(request, execution, body.comment),
         run=execution.run,
-        by=caller_of(request).subject,
-        comment=body.comment,
         finished=execution.model_dump(mode="json"),
     )
     return await _seen(request, await parts_of(request).log.publish_event(event))
+
+
+def _word(request: web.Request, execution: Execution, comment: str) -> dict[str, Any]:
+    """What every event holds that says what a person wants of an execution."""
+    return {
+        "tenant": execution.tenant,
+        "execution_id": execution.execution_id,
+        "at": parts_of(request).clock(),
+        "by": caller_of(request).subject,
+        "comment": comment,
+    }
 
 
 async def _seen(request: web.Request, recorded: Recorded) -> web.Response:
