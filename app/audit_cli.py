@@ -1,6 +1,5 @@
 """The commands ``runbooks audit``: thin, like all commands."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,9 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from app.audit.verifying import Progress, Result, Sources, Verification
-from app.core.errors import RunbooksError
+from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
+from app.history.signed_anchors import SignedAnchors, read_public_key
 from app.settings import Settings
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
 from app.wiring import connection_of
@@ -28,10 +28,13 @@ def verify(
     as_json: JsonFlag = False,
     checkpoint: Annotated[Path | None, typer.Option(help="A file to go on from, written while it runs.")] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave history and live table out.")] = False,
+    anchors: Annotated[list[Path] | None, typer.Option(help="A file of signed anchors; may be given again.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The Ed25519 key they are signed with, PEM.")] = None,
 ) -> None:
     """Fold the whole log, check every rule, compare history and live table: 0 clean, 1 differences, 2 not run."""
     try:
-        result = uvloop.run(_verify(Settings(), checkpoint, log_only=log_only))
+        signed = _signed(anchors, public_key)
+        result = uvloop.run(_verify(Settings(), checkpoint, signed, log_only=log_only))
     except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
         print(f"runbooks: the audit could not be made: {error}", file=sys.stderr)
         raise typer.Exit(NOT_RUN) from error
@@ -40,20 +43,24 @@ def verify(
         raise typer.Exit(DIFFERENT)
 
 
-async def _verify(settings: Settings, checkpoint: Path | None, *, log_only: bool) -> Result:
+def _signed(files: list[Path] | None, key: Path | None) -> SignedAnchors | None:
+    if bool(files) != (key is not None):
+        raise ConfigurationError("--anchors and --public-key are needed together")
+    return SignedAnchors(files, read_public_key(key), EXECUTION_EVENTS) if files and key else None
+
+
+async def _verify(
+    settings: Settings, checkpoint: Path | None, signed: SignedAnchors | None, *, log_only: bool
+) -> Result:
     kafka = settings.kafka
     engine = None if log_only else await open_database(settings.history_url)
     table = None if log_only else changelog_name(kafka.group_id, "executions")
     try:
-        sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id)
-        verification = Verification(sources, _show_progress, checkpoint)
-        try:
-            return await verification.run()
-        except asyncio.CancelledError:
-            if checkpoint is not None:
-                verification.save()
-            raise
+        sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id, signed)
+        return await Verification(sources, _show_progress, checkpoint).run()
     finally:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
         if engine is not None:
             await engine.dispose()
 
