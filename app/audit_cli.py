@@ -1,6 +1,7 @@
 """The commands ``runbooks audit``: thin, like all commands."""
 
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,8 @@ import uvloop
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
-from app.audit import exporting, replaying
+from app.audit import drilling, exporting, replaying
+from app.audit.drilling import Drilled, Rebuilding
 from app.audit.exporting import Exported
 from app.audit.findings import safe
 from app.audit.replaying import Wanted
@@ -27,7 +29,15 @@ from app.streams.topics import EXECUTION_EVENTS, changelog_name
 from app.wiring import DEFAULT_TENANT, connection_of, now
 
 audit_cli = typer.Typer(no_args_is_help=True, help="Check the log, and what was made of it; ask what it says.")
+drill_cli = typer.Typer(no_args_is_help=True)
 DIFFERENT, NOT_RUN = 1, 2
+
+
+@drill_cli.callback()
+def drill() -> None:
+    """Practise what a disaster would need, beside what is live."""
+
+
 Found = TypeVar("Found")
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Tenant = Annotated[str, typer.Option(help="Whose executions.")]
@@ -92,6 +102,30 @@ def export(
     if missing:
         print(f"runbooks: the log has nothing of {', '.join(map(safe, missing))}", file=sys.stderr)
         raise typer.Exit(DIFFERENT)
+
+
+@drill_cli.command()
+def rebuild(
+    folder: Annotated[Path | None, typer.Option(help="Where to; none: a new folder for temporary files.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rebuild history and live table from the log alone, beside the live ones: 0 the same, 1 differences, 2 not run."""
+    where = folder or Path(tempfile.mkdtemp(prefix="runbooks-drill-"))
+    drilled = run_or_exit(lambda: _rebuild(Settings(), where))
+    print(orjson.dumps(drilled.shown()).decode() if as_json else "\n".join(drilling.told(drilled)))
+    if drilled.result.count:
+        raise typer.Exit(DIFFERENT)
+
+
+async def _rebuild(settings: Settings, folder: Path) -> Drilled:
+    kafka = settings.kafka
+    engine = await open_database(settings.history_url)
+    try:
+        table = changelog_name(kafka.group_id, "executions")
+        sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id)
+        return await Rebuilding(sources, folder, show_progress).run()
+    finally:
+        await engine.dispose()
 
 
 def run_or_exit(work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:

@@ -36,13 +36,11 @@ class OpenLog:
         Raises RunbooksError when the broker gives no more of them.
         """
         begun = moved = time.monotonic()
-        position, read = dict(self.starts), 0
-        total = sum(self.ends.values()) - sum(self.starts.values())
-        while any(position[number] < end for number, end in self.ends.items()):
+        total, read = sum(self.ends.values()) - sum(self.starts.values()), 0
+        while not await self._is_read():
             batches = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
             for at, records in batches.items():
                 wanted = [record for record in records if record.offset < self.ends[at.partition]]
-                position[at.partition] = records[-1].offset + 1
                 read += len(wanted)
                 if wanted:
                     yield at.partition, wanted
@@ -51,6 +49,11 @@ class OpenLog:
             if now - moved > STALLED_S:
                 raise RunbooksError(f"the broker gives no more records of {self.topic}")
             self.progress(Progress(read, total, now - begun))
+
+    async def _is_read(self) -> bool:
+        """Whether all was read; a compacted topic has no record at many offsets."""
+        places = ((TopicPartition(self.topic, number), end) for number, end in self.ends.items())
+        return all([await self.consumer.position(at) >= end for at, end in places])
 
 
 @contextlib.asynccontextmanager

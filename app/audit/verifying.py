@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import TopicPartition
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,7 +16,7 @@ from app.audit.comparing import HistoryComparison
 from app.audit.decoding import Decoder
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
-from app.audit.live_table import LiveTable
+from app.audit.live_table import LiveTable, acknowledged
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
 from app.history.signed_anchors import SignedAnchors
@@ -193,8 +191,7 @@ class Verification:
         report, history = self._result.report, None
         if self._sources.engine is not None:
             history = HistoryComparison(self._sources.engine, self._sources.topic, position.partition, end, report)
-            if point is not None:
-                history.place = point.history_place
+            history.place = (position.next_offset, "") if point is None else point.history_place
         fold = PartitionFold(position, partition_of, report, decoder)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)
 
@@ -288,7 +285,7 @@ class Verification:
                 self._result.notes.append(f"there is no topic {topic}: the live table was not compared")
                 return
             tables = await self._read_table(consumer, topic)
-        committed = await self._committed()
+        committed = await acknowledged(self._sources.connection, self._sources.group, self._sources.topic)
         for number, part in self._parts.items():
             table = tables.get(number, LiveTable())
             folded = committed.get(number, 0)
@@ -305,18 +302,6 @@ class Verification:
                 for record in records:
                     tables[at.partition].take(record.key, record.value)
         return tables
-
-    async def _committed(self) -> dict[int, int]:
-        """How far the workers have acknowledged the log."""
-        admin = AIOKafkaAdminClient(**self._sources.connection.client_arguments())
-        await admin.start()
-        try:
-            found = await admin.list_consumer_group_offsets(self._sources.group)
-        except KafkaError:
-            return {}
-        finally:
-            await admin.close()
-        return {at.partition: place.offset for at, place in found.items() if at.topic == self._sources.topic}
 
 
 def _is_read(part: _Part) -> bool:
