@@ -63,18 +63,20 @@ class AnchorCheck:
 
     async def take(self, records: Sequence[Any], end: int) -> None:
         """Take the next records of the log, those before offset end."""
+        until = min(end, self.recorded_until)
         for place, record in enumerate(records):
-            if self._over or record.offset >= min(end, self.recorded_until):
+            offset = record.offset
+            if self._over or offset >= until:
                 return
-            if self._expected is not None and record.offset > self._expected:
-                await self._passed_over(self._expected, record.offset)
-            if self._anchor is None or record.offset >= self._anchor.next_offset:
-                await self._next(record.offset)
-            if self._anchor is not None and record.offset >= self._anchor.first_offset:
-                if self._head is None and record.offset == self._anchor.first_offset:
-                    self._head = await self._source.head_before(self._partition, record.offset)
-                self._check(self._anchor, record, records[place + 1 :])
-            self._expected = record.offset + 1
+            if self._expected is not None and offset > self._expected:
+                await self._passed_over(self._expected, offset)
+            if self._anchor is None or offset >= self._anchor.next_offset:
+                await self._next(offset)
+            if self._anchor is not None and offset >= self._anchor.first_offset:
+                if self._head is None and offset == self._anchor.first_offset:
+                    self._head = await self._source.head_before(self._partition, offset)
+                self._check(self._anchor, records, place)
+            self._expected = offset + 1
 
     async def _passed_over(self, start: int, end: int) -> None:
         """The log has no records from start to end: nor may the anchors."""
@@ -92,11 +94,12 @@ class AnchorCheck:
         if before is not None and (self._anchor is None or offset < self._anchor.first_offset):
             self.tell(offset, "no anchor tells of this record, though later and earlier ones are there")
 
-    def _check(self, anchor: Anchor, record: Any, following: Sequence[Any]) -> None:
+    def _check(self, anchor: Anchor, records: Sequence[Any], place: int) -> None:
+        record = records[place]
         offset = record.offset
         digest = record_digest(self._partition, offset, record.key, record.value)
         if not digest.startswith(anchor.short(offset)):
-            self.tell(offset, self._what_happened(anchor, record, following))
+            self.tell(offset, self._what_happened(anchor, record, records[place + 1 :]))
         elif self._head is not None:
             self._head = linked(self._head, digest)
             if offset == anchor.next_offset - 1 and self._head != anchor.head:
