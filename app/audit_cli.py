@@ -17,7 +17,7 @@ from app.audit import drilling, exporting, replaying
 from app.audit.drilling import Drilled, Rebuilding
 from app.audit.exporting import Exported
 from app.audit.findings import safe
-from app.audit.replaying import Wanted
+from app.audit.replaying import Replayed, Wanted
 from app.audit.verifying import Progress, Result, Sources, Verification
 from app.backtest_cli import moment
 from app.core.errors import ConfigurationError, RunbooksError
@@ -81,8 +81,7 @@ def replay(
     as_json: JsonFlag = False,
 ) -> None:
     """Show executions as they stood then, folded from the log alone: 0 shown, 1 there were none, 2 not run."""
-    wanted = Wanted(tenant, int(as_of) if as_of.isdecimal() else moment(as_of, now()), execution)
-    replayed = run_or_exit(lambda: replaying.replay(_connection(), EXECUTION_EVENTS, wanted, show_progress))
+    replayed = run_or_exit(lambda: _replay(as_of, tenant, execution))
     print(orjson.dumps(replaying.shown(replayed)).decode() if as_json else "\n".join(replaying.told(replayed)))
     if not replayed.executions:
         raise typer.Exit(DIFFERENT)
@@ -115,6 +114,11 @@ def rebuild(
     print(orjson.dumps(drilled.shown()).decode() if as_json else "\n".join(drilling.told(drilled)))
     if drilled.result.count:
         raise typer.Exit(DIFFERENT)
+
+
+async def _replay(as_of: str, tenant: str, execution: str | None) -> Replayed:
+    wanted = Wanted(tenant, int(as_of) if as_of.isdecimal() else moment(as_of, now()), execution)
+    return await replaying.replay(_connection(), EXECUTION_EVENTS, wanted, show_progress)
 
 
 async def _rebuild(settings: Settings, folder: Path) -> Drilled:

@@ -139,9 +139,13 @@ class Projection:
             known |= latest_of(changed)
             runs |= changed
         rows = [row_of(state, place.partition) async for part in _slices(list(runs.values())) for state in part]
-        digests = [(r.offset, record_digest(place.partition, r.offset, r.key, r.value)) for r in fresh]
-        anchors = list(extended(place.anchor, digests, self._anchor_every))
-        return Folded(place, fresh[-1].offset + 1, runs, rows, anchors)
+        return Folded(place, fresh[-1].offset + 1, runs, rows, list(self._anchors(place, fresh)))
+
+    def _anchors(self, place: Place, records: Iterable[Record]) -> Iterator[Anchor]:
+        """What these records add; some are anchored already where a rival was faster, or offsets were set back."""
+        new = (one for one in records if one.offset >= place.anchor.next_offset)
+        digests = ((one.offset, record_digest(place.partition, one.offset, one.key, one.value)) for one in new)
+        return extended(place.anchor, digests, self._anchor_every)
 
     async def _known(self, place: Place, execution_ids: set[str]) -> dict[str, Execution]:
         """The latest runs of these executions before the batch."""

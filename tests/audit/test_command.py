@@ -27,3 +27,13 @@ def test_what_is_told_cannot_give_a_terminal_orders():
 
 def test_progress_has_rate_and_time_left():
     assert Progress(50, 200, 2.0).told() == " 25.0 %  50 of 200 records  25/s  6 s left"
+
+
+def test_a_time_that_is_none_could_not_be_replayed(tmp_path, unused_tcp_port):
+    environment = {
+        "RUNBOOKS_DATA_DIR": str(tmp_path),
+        "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{unused_tcp_port}",
+    }
+    answer = CliRunner().invoke(cli, ["audit", "replay", "--as-of", "tomorrow"], env=environment)
+    assert answer.exit_code == 2
+    assert "tomorrow is neither a span" in answer.output

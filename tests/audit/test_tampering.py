@@ -151,6 +151,17 @@ async def test_anchors_that_were_tampered_with_do_not_fit_the_log(audited, chang
     assert chain(found) == [(at, told)]
 
 
+@pytest.mark.parametrize("from_offset", [0, 25])
+async def test_a_history_that_is_projected_again_keeps_its_anchors(audited, from_offset):
+    await audited.project(anchor_every=10)
+    await audited.publish(audited.topic, audited.log.records)
+    before = await anchors(audited)
+    await audited.change(sa.text(f"UPDATE offsets SET next_offset = {from_offset}"))
+    await audited.project(anchor_every=10)
+    assert await anchors(audited) == before
+    assert chain((await audited.verify())[1]) == []
+
+
 async def test_what_begins_late_or_has_no_anchors_is_noted(audited):
     await audited.project(anchor_every=10)
     await audited.publish(audited.topic, audited.log.records)
