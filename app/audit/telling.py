@@ -66,8 +66,7 @@ def said_of(event: Event) -> Said:  # noqa: C901, PLR0911, PLR0912 - one line or
         case ApprovalDecided():
             return _decision(event)
         case ApprovalNoticed():
-            told = f"could not post: {event.error}" if event.error else "posted"
-            return Said(WORKER, f"{told}, a message about step {event.step}")
+            return Said(WORKER, f"{_posting(event)} a message about step {event.step}", event.error)
         case TimerFired():
             return Said(CLOCK, "a deadline may have passed")
         case CancelRequested():
@@ -102,6 +101,12 @@ def _decision(event: ApprovalDecided) -> Said:
     what = f"{'approved' if event.decision == 'approve' else 'rejected'} step {event.step} through {event.source}"
     refused = None if event.refusal is None else f"does not count: {event.refusal}"
     return Said(event.by, what, event.comment or None, event.digest, result=refused)
+
+
+def _posting(event: ApprovalNoticed) -> str:
+    if event.unknown:
+        return "posted, or not: nobody knows,"
+    return "posted or changed" if event.error is None else "could not post or change"
 
 
 def _result(outcome: Outcome) -> str | None:
