@@ -74,6 +74,7 @@ from app.wiring import (
     now,
     read_definitions,
     read_users,
+    signer_of,
     signing_keys,
     slack_rules,
     stream_settings,
@@ -270,9 +271,12 @@ class Worker:
     async def _start_projector(
         self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection, news: News
     ) -> tuple["asyncio.Task[None]", ...]:
-        group, keep = self._settings.kafka.group_id, timedelta(days=self._settings.history.decisions_kept_days)
+        group, settings = self._settings.kafka.group_id, self._settings.history
+        keep, store = timedelta(days=settings.decisions_kept_days), Store(engine, EXECUTION_EVENTS)
+        signer = signer_of(settings, store, EXECUTION_EVENTS)
+        history = Projection(store, self._registry, news.told, signer, settings.anchor_records)
         projections = (
-            (EXECUTION_EVENTS, "history", Projection(Store(engine, EXECUTION_EVENTS), self._registry, news.told)),
+            (EXECUTION_EVENTS, "history", history),
             (MATCH_DECISIONS, "ledger", LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)),
         )
         looking = asyncio.create_task(news.run())

@@ -84,7 +84,10 @@ async def fill(servers: str, engine, executions: int) -> int:
                 await producer.send(TOPIC, value, key=f"t{partition}".encode(), partition=partition)
             place = await projection.load(partition)
             for start in range(0, len(values), BATCH):
-                part = [Record(start + n, value) for n, value in enumerate(values[start : start + BATCH])]
+                part = [
+                    Record(start + n, value, f"t{partition}".encode())
+                    for n, value in enumerate(values[start : start + BATCH])
+                ]
                 await projection.project([(place, part)])
             count += len(values)
     return count
