@@ -168,7 +168,7 @@ async def start_streams(
             executor.on_partitions(set())
 
     ledger_table.on_owned = owned
-    membership_of(agents.app).on_shared_out = shared_out
+    membership_of(agents.app).on_shared_out.append(shared_out)
     await agents.app.start()
     stack.push_async_callback(agents.app.stop)
     for executor in executors.steps:
@@ -323,6 +323,8 @@ class Worker:
             self._recovered = True
 
         executions.on_owned = owned
+        parts.advancer.on_requested = parts.matcher.pace.folded
+        membership_of(faust_app).on_shared_out.append(parts.matcher.forget)
         await start_streams(stack, agents, executors, ledger_table, settings.worker.shutdown_grace_s)
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
             running = asyncio.create_task(work)

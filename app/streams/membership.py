@@ -17,13 +17,13 @@ POLL_S = 0.05  # a heartbeat is heard on the consumer's thread
 class Membership:
     """One worker's place in its consumer group.
 
-    turn: counts how often the partitions were shared out. on_shared_out: called each time they are given up for it.
+    turn: counts how often the partitions were shared out. on_shared_out: each is called when they are given up for it.
     """
 
     def __init__(self, session_timeout_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Nothing is certain before the group was joined; session_timeout_s is the broker's for this worker."""
         self.turn = 0
-        self.on_shared_out: Callable[[], object] = lambda: None
+        self.on_shared_out: list[Callable[[], None]] = []
         self._session_timeout_s = session_timeout_s
         self._monotonic = monotonic
         self._certain_until = float("-inf")
@@ -36,7 +36,8 @@ class Membership:
         """The partitions are given up, to be shared out anew."""
         self.turn += 1
         self._certain_until = float("-inf")
-        self.on_shared_out()
+        for tell in self.on_shared_out:
+            tell()
 
     async def is_certain(self, turn: int) -> bool:
         """Whether what was owned in this turn still is, with everything that the broker has acknowledged until now.

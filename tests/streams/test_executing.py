@@ -51,7 +51,7 @@ class Bench:
         runner = Runner(clients, incarnation, 0.2, 60.0, lambda: self.now, lambda: self.monotonic)
         membership = Membership(10, lambda: self.monotonic)
         membership.heard(self.monotonic)
-        membership.on_shared_out = lambda: executor.on_partitions(set())
+        membership.on_shared_out.append(lambda: executor.on_partitions(set()))
         self.memberships[incarnation] = membership
         ledger = Ledger(self.table, None, incarnation, membership)
         figures = Figures(CollectorRegistry())
