@@ -1,5 +1,6 @@
 """The state of one execution: what the fold of its events gives."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
@@ -250,7 +251,8 @@ class Marker(Frozen):
         return self.dedup_until if self.kept_until is None else max(self.dedup_until, self.kept_until)
 
 
-class Place(Frozen):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Where a command's answer belongs: the forward step, or the place in the rollback."""
 
     rolling_back: bool
@@ -302,13 +304,16 @@ class Place(Frozen):
         return execution.with_step(self.index, **changes)
 
 
+UNTOUCHED = StepState()
+
+
 def begin(event: ExecutionRequested, offset: int) -> Execution:
     """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
     execution = Execution(
         request=event,
         run=offset,
         status=Status.running if event.dry_run else Status.queued,
-        steps=tuple(StepState() for _ in event.runbook.steps),
+        steps=(UNTOUCHED,) * len(event.runbook.steps),
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )

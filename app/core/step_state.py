@@ -75,7 +75,7 @@ class StepState(Frozen):
         """The step with these fields changed, ``begun`` too; a plan by which nothing more is done is kept in short."""
         if "begun" in changes or "plan" in changes:
             begun, plan = changes.pop("begun", self.begun), changes.get("plan", self.plan)
-            same = begun is not None and begun == plan
+            same = begun is not None and (begun is plan or begun == plan)
             changes |= {"begun_this": same, "begun_before": None if same else begun}
         step = self.model_copy(update=changes)
         return step.in_short() if changes.get("finished_at") is not None and step.is_over else step
