@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -12,7 +13,7 @@ from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
 from app.core.guards import End, Trace, kept_for
 from app.core.model import Frozen, Instant, JsonObject
-from app.core.runbook import Runbook
+from app.core.runbook import MAX_STEPS, Runbook
 from app.core.step_state import (
     Reading,
     Rollback,
@@ -176,8 +177,9 @@ class Execution(Frozen):
 
     def with_step(self, index: int, **changes: Any) -> Self:
         """The execution with one forward step changed."""
-        step = self.steps[index].now(**changes)
-        return self.now(steps=(*self.steps[:index], step, *self.steps[index + 1 :]))
+        steps = list(self.steps)
+        steps[index] = steps[index].now(**changes)
+        return self.model_copy(update={"steps": tuple(steps)})
 
     def with_rollback_step(self, place: int, **changes: Any) -> Self:
         """The execution with the rollback step at a place changed."""
@@ -191,8 +193,8 @@ class Execution(Frozen):
         """Where it stands, forward or on the way back; None when it has gone all the way."""
         if self.rollback is not None:
             pending = self.rollback.pending()
-            return None if pending is None else Place(rolling_back=True, index=pending)
-        return Place(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
+            return None if pending is None else place_of(rolling_back=True, index=pending)
+        return place_of(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
 
     @property
     def waiting(self) -> Approval | None:
@@ -302,6 +304,12 @@ class Place:
         if self.rolling_back:
             return execution.with_rollback_step(self.index, **changes)
         return execution.with_step(self.index, **changes)
+
+
+@lru_cache(maxsize=4 * MAX_STEPS)
+def place_of(*, rolling_back: bool, index: int) -> Place:
+    """The place; there are few, and each event of a step asks for one."""
+    return Place(rolling_back=rolling_back, index=index)
 
 
 UNTOUCHED = StepState()
