@@ -59,7 +59,6 @@ from app.core.stepping import (
 from app.core.transitions import TRANSITIONS, Signal
 from app.core.verifying import before_commands, check_again, check_commands, on_metric
 
-
 OF_ONE_RUN = (CommandEvent, MetricChecked, ApprovalNoticed, StartJudged)
 
 
