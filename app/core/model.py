@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
@@ -29,6 +29,7 @@ Instant = Annotated[AwareDatetime, AfterValidator(_within_reach)]
 """A moment: always aware; written as RFC 3339."""
 
 JsonObject = dict[str, JsonValue]
+PLAIN = frozenset({str, int, float, bool, type(None)})
 MAX_PROBLEMS = 100
 MAX_RECORD_DEPTH = 100  # of a record on our own topics: some hold what else is at most 32 deep
 MAX_RECORD_PROBLEMS, MAX_TOLD = 20, 200  # of a record: how many are told, and how many characters of each
@@ -205,15 +206,16 @@ def _record_problems(error: ValidationError) -> list[Problem]:
 
 def depth_of(value: object, limit: int) -> int:
     """How deep objects and arrays are nested; stops counting at limit + 1."""
-    deepest, level = 0, [value]
+    deepest, level = 0, [value] if _holds_more(value) else []
     while level and deepest <= limit:
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, Mapping):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        if not any(isinstance(item, Mapping | list) for item in level):
-            return deepest
-        deepest, level = deepest + 1, inner
+        deepest += 1
+        level = [inner for outer in level for inner in _inside_of(outer) if _holds_more(inner)]
     return deepest
+
+
+def _holds_more(value: object) -> bool:
+    return type(value) not in PLAIN and isinstance(value, Mapping | list)
+
+
+def _inside_of(value: Any) -> Iterable[object]:
+    return value if isinstance(value, list) else value.values()
