@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from app.audit.verifying import Progress, Result, Sources, Verification
+from app.collecting import collect_rarely
 from app.core.errors import RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
 from app.settings import Settings
@@ -30,6 +31,7 @@ def verify(
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave history and live table out.")] = False,
 ) -> None:
     """Fold the whole log, check every rule, compare history and live table: 0 clean, 1 differences, 2 not run."""
+    collect_rarely()
     try:
         result = uvloop.run(_verify(Settings(), checkpoint, log_only=log_only))
     except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
