@@ -20,6 +20,7 @@ from app.audit.findings import safe
 from app.audit.replaying import Replayed, Wanted
 from app.audit.verifying import Progress, Result, Sources, Verification
 from app.backtest_cli import moment
+from app.collecting import collect_rarely
 from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
 from app.history.signed_anchors import SignedAnchors, read_public_key
@@ -67,6 +68,7 @@ def verify(
     public_key: Annotated[Path | None, typer.Option(help="The Ed25519 key they are signed with, PEM.")] = None,
 ) -> None:
     """Fold the whole log, check every rule, compare history and live table: 0 clean, 1 differences, 2 not run."""
+    collect_rarely()
     result = run_or_exit(lambda: _verify(Settings(), checkpoint, (anchors, public_key), log_only=log_only))
     print(orjson.dumps(result.shown()).decode() if as_json else "\n".join(told(result)))
     if result.count:

@@ -15,6 +15,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from app.calling import call
+from app.collecting import collect_rarely
 from app.core.backtest_report import Question
 from app.core.errors import RunbooksError
 from app.core.model import Instant
@@ -58,6 +59,7 @@ def backtest(
         everything=everything,
     )
     backtester = Backtester(connection_of(kafka), limits_of(settings), kafka.group_id)
+    collect_rarely()
     shown = asyncio.run(backtester.run(question, progress=Teller())).shown()
     if as_json:
         typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())

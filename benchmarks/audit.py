@@ -1,15 +1,16 @@
-"""Reading the log: ``audit verify`` beside a plain aiokafka loop that only decodes the same records, in one run.
+"""Reading the log: ``audit verify`` and the projector beside an aiokafka loop that only decodes the same records.
 
-Prints events/s by wall clock and by CPU time of this process, several rounds in turn, and the memory that grew.
-Run: .venv/bin/python benchmarks/audit.py [EXECUTIONS] [ROUNDS]
+Two lengths of log in one run, the sides in turn, several rounds. Prints events a second by wall clock and events a
+processor second of this process, and the resident memory after each, which must not follow the length of the log.
+In each of 8 partitions an execution begins every 5 minutes: a dedup window (24 h) holds 2,304 of them.
+Run: .venv/bin/python benchmarks/audit.py [EXECUTIONS] [ROUNDS]: so many executions, then twice as many.
 """
 
-import resource
 import statistics
 import sys
 import tempfile
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
@@ -23,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from app.audit.verifying import FETCH_BYTES, Sources, Verification
 from app.broker.kafka import EmbeddedKafka
 from app.clients.kafka import Consumer
+from app.collecting import collect_rarely
 from app.core.commands import StepCommand
 from app.core.events import ExecutionRequested, StepFinished, StepStarted, write_event
 from app.core.lifecycle import decide, evolve
@@ -30,28 +32,30 @@ from app.core.planning import Outcome, Prepared
 from app.core.runbook import read_runbook
 from app.history.database import open_database
 from app.history.projection import Projection, Record
+from app.history.schema import EXECUTIONS, OFFSETS
 from app.history.store import Store
 from app.streams.connection import KafkaConnection
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "core"))
-TOPIC, PARTITIONS = "execution-events", 8
+TOPIC, PARTITIONS, RECORDS = "execution-events", 8, 7
+BEGAN = datetime.now(UTC) - timedelta(days=60)
 BATCH = 2000
 
 
-def records_of(partition: int, executions: int):
-    """What a worker writes for executions of three http steps: seven records each; a window of two hours."""
-    from building import LEASE, T0, http, requested
+def records_of(partition: int, first: int, executions: int):
+    """What a worker writes for executions of three http steps: seven records each; the first one at an offset."""
+    from building import LEASE, http, requested
 
     runbook = read_runbook({"name": "bench", "trigger": {"service_id": "s"}, "steps": [http() for _ in range(3)]})
-    first = requested(at=T0, by="olga", context={"region": "eu"})
+    asked = requested(at=BEGAN, by="olga", context={"region": "eu"})
     values: list[bytes] = []
-    for number in range(executions):
-        at = T0 + timedelta(seconds=30 * number)
+    for number in range(first, first + executions):
+        at = BEGAN + timedelta(minutes=5 * number)
         named = {"execution_id": f"{partition}-{number:08}", "tenant": f"t{partition}", "at": at, "runbook": runbook}
-        event = first.model_copy(update={**named, "runbook_digest": runbook.digest()})
+        event = asked.model_copy(update={**named, "runbook_digest": runbook.digest()})
         state = None
         while event is not None:
-            state, _ = evolve(state, event, len(values))
+            state, _ = evolve(state, event, RECORDS * first + len(values))
             values.append(write_event(event))
             event = _next(state, event, at, LEASE)
     return values
@@ -64,37 +68,33 @@ def _next(state, event, at, lease):
             return None
         (command,) = due
         assert isinstance(command, StepCommand)
-        plan = Prepared.of("POST https://x.example/y", params={"url": "https://x.example/y"}, manual_reason="http")
+        url = f"https://x.example/{command.command_id}"
+        plan = Prepared.of(f"POST {url}", params={"url": url}, manual_reason="http")
         named = command.model_dump(include={"tenant", "execution_id", "command_id", "run", "phase", "attempt"})
         return StepStarted(**named, step=command.step_index, at=at, plan=plan, lease_until=at + lease, worker="w")
     answer = event.model_dump(exclude={"plan", "lease_until", "worker", "type"})
     return StepFinished(**answer, outcome=Outcome(outcome="succeeded", output={"status": 200}))
 
 
-async def fill(servers: str, engine, executions: int) -> int:
+async def create_topic(servers: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=servers)
     await admin.start()
-    await admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])
+    await admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1, topic_configs={"retention.ms": "-1"})])
     await admin.close()
-    projection, count = Projection(Store(engine, TOPIC), CollectorRegistry()), 0
+
+
+async def fill(servers: str, first: int, executions: int) -> None:
+    """Append so many executions to each partition; records bear the times of their events."""
     async with AIOKafkaProducer(bootstrap_servers=servers, linger_ms=5, max_batch_size=1 << 18) as producer:
         for partition in range(PARTITIONS):
-            values = records_of(partition, executions // PARTITIONS)
-            for value in values:
-                await producer.send(TOPIC, value, key=f"t{partition}".encode(), partition=partition)
-            place = await projection.load(partition)
-            for start in range(0, len(values), BATCH):
-                part = [
-                    Record(start + n, value, f"t{partition}".encode())
-                    for n, value in enumerate(values[start : start + BATCH])
-                ]
-                await projection.project([(place, part)])
-            count += len(values)
-    return count
+            for value in records_of(partition, first, executions):
+                at = datetime.fromisoformat(orjson.loads(value)["at"])
+                named = {"key": f"t{partition}".encode(), "partition": partition}
+                await producer.send(TOPIC, value, timestamp_ms=int(1000 * at.timestamp()), **named)
 
 
-async def decode_only(servers: str) -> int:
-    """The least that a reader of these records does."""
+async def records_in_turn(servers: str):
+    """What a plain consumer hands out, a batch of a partition at a time."""
     count = 0
     async with Consumer(
         bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest",
@@ -104,10 +104,33 @@ async def decode_only(servers: str) -> int:
         consumer.assign(places)
         total = sum((await consumer.end_offsets(places)).values())
         while count < total:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                for record in records:
-                    orjson.loads(record.value)
-                    count += 1
+            batches = await consumer.getmany(timeout_ms=500, max_records=BATCH)
+            count += sum(map(len, batches.values()))
+            yield batches
+
+
+async def decode_only(servers: str) -> int:
+    """The least that a reader of these records does."""
+    count = 0
+    async for batches in records_in_turn(servers):
+        for records in batches.values():
+            for record in records:
+                orjson.loads(record.value)
+                count += 1
+    return count
+
+
+async def project(servers: str, engine) -> int:
+    """The projector's work from an empty database on."""
+    async with engine.begin() as connection:
+        for table in (EXECUTIONS, OFFSETS):
+            await connection.execute(table.delete())
+    projection, count = Projection(Store(engine, TOPIC), CollectorRegistry()), 0
+    places = [await projection.load(partition) for partition in range(PARTITIONS)]
+    async for batches in records_in_turn(servers):
+        read = {at.partition: [Record(one.offset, one.value, one.key) for one in found] for at, found in batches.items()}
+        await projection.project([(places[number], found) for number, found in read.items()])
+        count += sum(map(len, read.values()))
     return count
 
 
@@ -123,32 +146,42 @@ async def measured(name: str, work, figures: dict) -> None:
     count = await work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     figures.setdefault(name, []).append((count / wall, count / cpu))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{name:24} {count:9,} events  {count / wall:9,.0f}/s  {count / cpu:9,.0f} a CPU second  peak {grown:.0f} MB")
+    resident = psutil.Process().memory_info().rss >> 20
+    rates = f"{count / wall:9,.0f}/s  {count / cpu:9,.0f} a processor second"
+    print(f"{name:20} {count:9,} events  {rates}  {resident} MB", flush=True)
+
+
+async def rounds_of(servers: str, engine, rounds: int) -> None:
+    figures: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        await measured("decode only", lambda: decode_only(servers), figures)
+        await measured("projector", lambda: project(servers, engine), figures)
+        await measured("verify, the log", lambda: verify(servers, None), figures)
+        await measured("verify, with history", lambda: verify(servers, engine), figures)
+    base = statistics.median(cpu for _, cpu in figures["decode only"])
+    for name, both in figures.items():
+        wall, cpu = (statistics.median(values) for values in zip(*both, strict=True))
+        print(f"median {name:20} {wall:9,.0f}/s  {cpu:9,.0f} a processor second, {cpu / base:.2f} of decode only")
 
 
 async def main(executions: int, rounds: int) -> None:
-    figures: dict[str, list[tuple[float, float]]] = {}
+    collect_rarely()
     with tempfile.TemporaryDirectory() as folder:
         broker = EmbeddedKafka(data_dir=Path(folder) / "kafka", progress=print)
         await broker.start()
         engine = await open_database(f"sqlite:///{folder}/history.db")
         try:
-            servers = broker.bootstrap_servers
-            print(f"{await fill(servers, engine, executions):,} records, {psutil.Process().memory_info().rss >> 20} MB")
-            for _ in range(rounds):
-                await measured("decode only", lambda: decode_only(servers), figures)
-                await measured("verify, the log", lambda: verify(servers, None), figures)
-                await measured("verify, with history", lambda: verify(servers, engine), figures)
+            await create_topic(broker.bootstrap_servers)
+            for part in range(2):
+                each = executions // PARTITIONS
+                await fill(broker.bootstrap_servers, part * each, each)
+                print(f"{PARTITIONS * each * (part + 1):,} executions")
+                await rounds_of(broker.bootstrap_servers, engine, rounds)
         finally:
             await engine.dispose()
             await broker.stop()
-    base = statistics.median(cpu for _, cpu in figures["decode only"])
-    for name, both in figures.items():
-        wall, cpu = (statistics.median(values) for values in zip(*both, strict=True))
-        print(f"median  {name:24} {wall:9,.0f}/s  {cpu:9,.0f} a CPU second, {cpu / base:.2f} of decode only")
 
 
 if __name__ == "__main__":
     given = [int(one) for one in sys.argv[1:]]
-    uvloop.run(main(*(given + [20_000, 3][len(given) :])))
+    uvloop.run(main(*(given + [16_000, 3][len(given) :])))

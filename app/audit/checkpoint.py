@@ -9,7 +9,7 @@ from app.audit.findings import Difference
 from app.audit.folding import LogRecord, Position
 from app.core.errors import RunbooksError
 
-VERSION = 1
+VERSION = 2
 
 
 class PartitionPoint(BaseModel):

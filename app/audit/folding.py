@@ -21,8 +21,10 @@ from app.core.events import CommandEvent, Event, ExecutionRequested, RollbackReq
 from app.core.execution import Execution, Marker
 from app.core.lifecycle import evolve
 from app.history.folding import row_of
+from app.history.schema import EXECUTIONS
 
 MARKER_GRACE = timedelta(hours=1)  # as the workers keep them
+MOMENT_STEP_S = 1.0  # what nobody needs any more may stay that much longer
 
 
 class LogRecord(NamedTuple):
@@ -107,7 +109,9 @@ class PartitionFold:
             self._tell(offset, "tenant", f"{event.tenant} speaks of an execution of {known.state.tenant}", event)
             return
         self._fold(known, event, offset)
-        position.moment_s = max(position.moment_s, min(event.at.timestamp(), record.timestamp / 1000))
+        written_s = record.timestamp / 1000
+        if written_s > position.moment_s + MOMENT_STEP_S:
+            position.moment_s = max(position.moment_s, min(event.at.timestamp(), written_s))
         if self._expiries:
             self._expire()
 
@@ -200,7 +204,9 @@ def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:
         return None
 
 
+ROW_TEXT = "\x1f".join(f"{name}=%({name})s" for name in sorted(column.name for column in EXECUTIONS.c))
+
+
 def row_hash(row: Mapping[str, Any]) -> str:
     """A hash of a row of the history, whichever database it stands in."""
-    text = "\x1f".join(f"{name}={row[name]}" for name in sorted(row))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256((ROW_TEXT % row).encode()).hexdigest()

@@ -6,6 +6,7 @@ A start is judged whether the fold took it or not: the side effect came after th
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from app.audit.findings import Rule
 from app.core.events import (
@@ -36,6 +37,17 @@ class Asked:
     voters: list[str] = field(default_factory=list)
 
 
+class Start(NamedTuple):
+    """Who started a command, and when."""
+
+    worker: str
+    at: datetime
+
+    def told(self) -> str:
+        """In a few words."""
+        return f"{self.worker} {self.at.isoformat()}"
+
+
 @dataclass(slots=True)
 class Facts:
     """What a run's events have said so far.
@@ -44,8 +56,7 @@ class Facts:
     ``forward/2`` or ``back/2``. rollback_by: who wanted a run taken back that had ended.
     """
 
-    started: dict[str, str] = field(default_factory=dict)
-    started_at: dict[str, datetime] = field(default_factory=dict)
+    started: dict[str, Start] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     verdict: str = "start"
     rollback_by: str | None = None
@@ -55,7 +66,11 @@ class Facts:
 
         accepted: whether the product's fold took it.
         """
-        match event:
+        match event:  # what is told most comes first
+            case StepStarted():
+                yield from self._start(request, event)
+            case StepFinished() if accepted:
+                yield from self._finish(event)
             case StartJudged() if accepted:
                 self.verdict = event.effect
             case RollbackRequested() if accepted:
@@ -66,10 +81,6 @@ class Facts:
                 self.asked[_place(event)] = Asked(event.plan.digest, event.at + timeout)
             case ApprovalDecided():
                 self._vote(request, event)
-            case StepStarted():
-                yield from self._start(request, event)
-            case StepFinished() if accepted:
-                yield from self._finish(event)
             case _:
                 pass
 
@@ -84,10 +95,10 @@ class Facts:
             asked.voters.append(event.by)
 
     def _start(self, request: ExecutionRequested, event: StepStarted) -> Found:
-        name, said = event.command_id, f"{event.worker} {event.at.isoformat()}"
-        if self.started.setdefault(name, said) != said:
-            yield "started_twice", f"{name} was started by {self.started[name]}, and again by {said}"
-        self.started_at.setdefault(name, event.at)
+        name, start = event.command_id, Start(event.worker, event.at)
+        first = self.started.setdefault(name, start)
+        if first is not start and first.told() != start.told():
+            yield "started_twice", f"{name} was started by {first.told()}, and again by {start.told()}"
         if request.dry_run:
             yield "not_started", f"a dry run started {name}"
         if event.step >= len(request.runbook.steps):
@@ -106,17 +117,18 @@ class Facts:
     def _needs_approval(self, step: Step, event: StepStarted) -> bool:
         if event.phase == "rollback":
             return self.rollback_by is not None and step.require_approval
-        asked_before = any(f"forward/{index}" in self.asked for index in range(event.step))
-        return step.require_approval or (self.verdict == "approve" and not asked_before)
+        if step.require_approval or self.verdict != "approve":
+            return step.require_approval
+        return not any(f"forward/{index}" in self.asked for index in range(event.step))
 
     def _finish(self, event: StepFinished) -> Found:
         if event.outcome.outcome != "succeeded":
             return
-        started = self.started_at.get(event.command_id)
+        started = self.started.get(event.command_id)
         if started is None:
             yield "not_started", f"{event.command_id} succeeded and was never started"
-        elif event.at < started - CLOCKS_AGREE:
-            yield "order", f"{event.command_id} ended {(started - event.at).total_seconds():g} s before it started"
+        elif event.at < started.at - CLOCKS_AGREE:
+            yield "order", f"{event.command_id} ended {(started.at - event.at).total_seconds():g} s before it started"
 
 
 def wrong_ids(event: Event) -> Found:

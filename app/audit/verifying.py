@@ -241,8 +241,8 @@ class Verification:
         for record in records:
             if record.offset >= part.end:
                 break
-            part.last = LogRecord(record.offset, record.timestamp, record.key, record.value)
-            feed(part.last)
+            part.last = record
+            feed(record)
             self._result.records += 1
         await self._compare(part)
 

@@ -5,13 +5,13 @@ Every event names its tenant, its execution and when it happened (``at``); time 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, field_serializer
+from pydantic import Field, TypeAdapter, field_serializer, field_validator
 
 from app.core.anomaly import Anomaly, TenantId
 from app.core.guards import Effect, Guard
 from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Outcome, Prepared
-from app.core.runbook import Runbook
+from app.core.runbook import Runbook, pinned
 
 Phase = Literal["prepare", "apply", "rollback"]
 Decision = Literal["approve", "reject"]
@@ -58,6 +58,11 @@ class ExecutionRequested(EventFields):
     trigger_reason: str = ""
     limits: Limits = Limits()
     paused: str | None = None
+
+    @field_validator("runbook", mode="before")
+    @classmethod
+    def _pinned(cls, given: Any) -> Any:
+        return pinned(given)
 
     @field_serializer("runbook")
     def _content(self, runbook: Runbook) -> dict[str, Any]:

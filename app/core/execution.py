@@ -1,7 +1,9 @@
 """The state of one execution: what the fold of its events gives."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -11,7 +13,7 @@ from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
 from app.core.guards import End, Trace, kept_for
 from app.core.model import Frozen, Instant, JsonObject
-from app.core.runbook import Runbook
+from app.core.runbook import MAX_STEPS, Runbook
 from app.core.step_state import (
     Reading,
     Rollback,
@@ -175,8 +177,9 @@ class Execution(Frozen):
 
     def with_step(self, index: int, **changes: Any) -> Self:
         """The execution with one forward step changed."""
-        step = self.steps[index].now(**changes)
-        return self.now(steps=(*self.steps[:index], step, *self.steps[index + 1 :]))
+        steps = list(self.steps)
+        steps[index] = steps[index].now(**changes)
+        return self.model_copy(update={"steps": tuple(steps)})
 
     def with_rollback_step(self, place: int, **changes: Any) -> Self:
         """The execution with the rollback step at a place changed."""
@@ -190,8 +193,8 @@ class Execution(Frozen):
         """Where it stands, forward or on the way back; None when it has gone all the way."""
         if self.rollback is not None:
             pending = self.rollback.pending()
-            return None if pending is None else Place(rolling_back=True, index=pending)
-        return Place(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
+            return None if pending is None else place_of(rolling_back=True, index=pending)
+        return place_of(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
 
     @property
     def waiting(self) -> Approval | None:
@@ -250,7 +253,8 @@ class Marker(Frozen):
         return self.dedup_until if self.kept_until is None else max(self.dedup_until, self.kept_until)
 
 
-class Place(Frozen):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Where a command's answer belongs: the forward step, or the place in the rollback."""
 
     rolling_back: bool
@@ -302,13 +306,22 @@ class Place(Frozen):
         return execution.with_step(self.index, **changes)
 
 
+@lru_cache(maxsize=4 * MAX_STEPS)
+def place_of(*, rolling_back: bool, index: int) -> Place:
+    """The place; there are few, and each event of a step asks for one."""
+    return Place(rolling_back=rolling_back, index=index)
+
+
+UNTOUCHED = StepState()
+
+
 def begin(event: ExecutionRequested, offset: int) -> Execution:
     """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
     execution = Execution(
         request=event,
         run=offset,
         status=Status.running if event.dry_run else Status.queued,
-        steps=tuple(StepState() for _ in event.runbook.steps),
+        steps=(UNTOUCHED,) * len(event.runbook.steps),
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )

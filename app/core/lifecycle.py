@@ -59,6 +59,8 @@ from app.core.stepping import (
 from app.core.transitions import TRANSITIONS, Signal
 from app.core.verifying import before_commands, check_again, check_commands, on_metric
 
+OF_ONE_RUN = (CommandEvent, MetricChecked, ApprovalNoticed, StartJudged)
+
 
 class Evolved(NamedTuple):
     """What an event made of the state; refusal says why it changed nothing, None when it did."""
@@ -81,16 +83,16 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return Evolved(None, "no such execution")
     if isinstance(execution, Marker) or execution.terminal:
         return Evolved(execution, f"the execution has ended: {execution.status}")
-    if isinstance(event, CommandEvent | MetricChecked | ApprovalNoticed | StartJudged) and event.run != execution.run:
+    if isinstance(event, OF_ONE_RUN) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
     try:
-        signal, changed = _interpret(execution, event, offset)
+        signal, changed, more = _interpret(execution, event, offset)
     except Stale as stale:
         return Evolved(execution, str(stale))
     status = TRANSITIONS[execution.status].get(signal)
     if status is None:
         return Evolved(execution, f"{signal} does not apply to an execution that is {execution.status}")
-    return Evolved(changed.now(status=status, last_offset=offset))
+    return Evolved(changed.model_copy(update={**more, "status": status, "last_offset": offset}))
 
 
 def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:
@@ -120,24 +122,24 @@ def _rollback_requested(execution: Execution | Marker | None, event: RollbackReq
     }:
         return Evolved(execution, "something has happened to the execution since it was asked for")
     try:
-        signal, changed = on_rollback_requested(pinned if isinstance(known, Marker) else known, event)
+        signal, changed, more = on_rollback_requested(pinned if isinstance(known, Marker) else known, event)
     except Stale as stale:
         return Evolved(execution, str(stale))
-    return Evolved(changed.now(status=TRANSITIONS[pinned.status][signal], last_offset=offset))
+    return Evolved(changed.now(**more, status=TRANSITIONS[pinned.status][signal], last_offset=offset))
 
 
 def _interpret(execution: Execution, event: FollowUp, offset: int) -> Move:  # noqa: PLR0911 - one case an event
-    match event:
+    match event:  # what is told most comes first
+        case StepStarted():
+            return on_started(execution, event)
+        case StepFinished():
+            return on_finished(execution, event)
         case StartJudged():
             return _on_judged(execution, event, offset)
         case StepPrepared():
             return on_prepared(execution, event)
-        case StepStarted():
-            return on_started(execution, event)
         case StepHeartbeat():
             return on_heartbeat(execution, event)
-        case StepFinished():
-            return on_finished(execution, event)
         case StepSkipped():
             return on_skipped(execution, event)
         case StepInterrupted():

@@ -69,7 +69,7 @@ class Prepared(Frozen):
 
     def done_with(self) -> Self:
         """What is kept of it once nothing is carried out by it any more."""
-        return self.model_copy(update={"params": {}})
+        return self.model_copy(update={"params": {}}) if self.params else self
 
 
 def step_in_words(step: JsonObject) -> str:

@@ -1,8 +1,10 @@
 """The runbook: the product page's JSON verbatim, closed, every refusal with its path."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
+import orjson
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from app.core.anomaly import Name, TenantId
@@ -15,6 +17,7 @@ from app.core.templating import check_template, is_template
 MAX_STEPS = 50
 MAX_RUNBOOK_DEPTH = 32
 NO_TEMPLATE = "takes no template: who is asked must not depend on what an event says (the channel of a slack step may)"
+MAX_SHARED_BYTES = 16 * 1024  # of a definition that is kept for the next request which pins it
 MAX_RUNBOOK_BYTES = 256 * 1024  # the whole definition travels in every request and stands in every state
 RunbookName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -116,6 +119,8 @@ class Runbook(Frozen):
     circuit_breaker: CircuitBreaker | None = None
     mode: Literal["active", "shadow"] = "active"
 
+    __slots__ = ("_known_content", "_known_digest")
+
     @model_validator(mode="after")
     def _exceeds_something(self) -> Self:
         if self.when_exceeded == "approve" and self.max_runs_per_hour is None:
@@ -133,8 +138,12 @@ class Runbook(Frozen):
         return 60 * (self.approval_timeout_minutes if minutes is None else minutes)
 
     def content(self) -> dict[str, Any]:
-        """The definition as JSON-able data, defaults left out, ready to be read again."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        """The definition as JSON-able data, defaults left out, ready to be read again; nobody may change it."""
+        known: dict[str, Any] | None = getattr(self, "_known_content", None)
+        if known is None:
+            known = self.model_dump(mode="json", exclude_defaults=True)
+            object.__setattr__(self, "_known_content", known)
+        return known
 
     def size(self) -> int:
         """How many bytes the content has as JSON."""
@@ -142,7 +151,11 @@ class Runbook(Frozen):
 
     def digest(self) -> str:
         """SHA-256 of the content: two definitions that mean the same have the same digest."""
-        return digest(self.content())
+        known: str | None = getattr(self, "_known_digest", None)
+        if known is None:
+            known = digest(self.content())
+            object.__setattr__(self, "_known_digest", known)
+        return known
 
 
 def read_runbook(content: Mapping[str, Any]) -> Runbook:
@@ -162,6 +175,27 @@ def read_runbook(content: Mapping[str, Any]) -> Runbook:
     if problems:
         raise RunbookRefused(problems)
     return runbook
+
+
+def pinned(given: Any) -> Any:
+    """The definition that is pinned in a request, made once of the content that many requests pin.
+
+    What is given where it is no content of a definition, to be refused by whoever asked.
+    """
+    if not isinstance(given, dict):
+        return given
+    try:
+        content = orjson.dumps(given)
+        if len(content) > MAX_SHARED_BYTES or b"null" in content:  # NaN would be written as null
+            return given
+        return _shared(content)
+    except (TypeError, ValidationError):
+        return given
+
+
+@lru_cache(maxsize=1024)
+def _shared(content: bytes) -> Runbook:
+    return Runbook.model_validate(orjson.loads(content))
 
 
 def _templated_people(runbook: Runbook) -> Iterator[Problem]:

@@ -76,20 +76,16 @@ class StepState(Frozen):
         """The step with these fields changed, ``begun`` too; a plan by which nothing more is done is kept in short."""
         if "begun" in changes or "plan" in changes:
             begun, plan = changes.pop("begun", self.begun), changes.get("plan", self.plan)
-            same = begun is not None and begun == plan
+            same = begun is not None and (begun is plan or begun == plan)
             changes |= {"begun_this": same, "begun_before": None if same else begun}
-        step = self.model_copy(update=changes)
-        return step.in_short() if changes.get("finished_at") is not None and step.is_over else step
+        if changes.get("finished_at") is not None and self.is_over_when(changes.get("status", self.status)):
+            changes["plan"] = _in_short(changes.get("plan", self.plan))
+            changes["begun_before"] = _in_short(changes.get("begun_before", self.begun_before))
+        return self.model_copy(update=changes)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing will be carried out by its plan any more."""
+    def is_over_when(self, status: StepStatus) -> bool:  # noqa: ARG002 - it is where it is taken back
+        """Whether nothing will be carried out by its plan any more once it has ended like this."""
         return True
-
-    def in_short(self) -> Self:
-        """The step with its plans without what they would be carried out with."""
-        kept = {"plan": self.plan, "begun_before": self.begun_before}
-        return self.model_copy(update={name: plan and plan.done_with() for name, plan in kept.items()})
 
     @property
     def requests(self) -> tuple[Approval, ...]:
@@ -106,6 +102,11 @@ class StepState(Frozen):
         return self.now(superseded=tuple(approval if one.number == same else one for one in self.superseded))
 
 
+def _in_short(plan: Prepared | None) -> Prepared | None:
+    """A plan without what it would be carried out with."""
+    return None if plan is None else plan.done_with()
+
+
 class RollbackStep(StepState):
     """Taking one forward step back.
 
@@ -116,10 +117,9 @@ class RollbackStep(StepState):
     inverse: Inverse | None = None
     reason: str | None = None
 
-    @property
-    def is_over(self) -> bool:
+    def is_over_when(self, status: StepStatus) -> bool:
         """Whether it was taken back: what was not may be tried again, and goes on with the plan it had begun."""
-        return self.status == "succeeded"
+        return status == "succeeded"
 
 
 RollbackCause = Literal["failure", "halt", "metric", "no_data", "person"]

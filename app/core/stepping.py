@@ -4,8 +4,10 @@ Each takes the execution and the event and gives a Move, or raises Stale when th
 """
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple, assert_never
+from types import MappingProxyType
+from typing import Any, NamedTuple, assert_never
 
 from app.core.events import (
     RollbackRequested,
@@ -34,10 +36,11 @@ class Stale(Exception):
 
 
 class Move(NamedTuple):
-    """The execution with all but its status changed, and what happened to it."""
+    """The execution with all but its status and some more changed, and what happened to it."""
 
     signal: Signal
     execution: Execution
+    more: Mapping[str, Any] = MappingProxyType({})
 
 
 def on_started(execution: Execution, event: StepStarted) -> Move:
@@ -120,8 +123,10 @@ def advance(execution: Execution, at: datetime) -> Move:
     following = execution.cursor + 1
     if following >= len(execution.steps):
         return _complete(execution.now(cursor=following), at)
-    onward = execution.now(cursor=following, reason="")
-    return cancelled(onward, at) if execution.cancel_by is not None else Move("step_done", onward)
+    onward = {"cursor": following, "reason": ""}
+    if execution.cancel_by is not None:
+        return cancelled(execution.now(**onward), at)
+    return Move("step_done", execution, onward)
 
 
 def begin_rollback(
@@ -201,13 +206,14 @@ def expect(execution: Execution, event: "StepAnswer", statuses: tuple[str, ...])
         raise Stale(f"attempt {event.attempt}, and the step is at attempt {step.attempt}")
     if step.status not in statuses:
         raise Stale(f"the step is {step.status}")
-    if not place.rolling_back and event.phase != _phase(execution, event.step, step):
+    if not place.rolling_back and event.phase != _phase(execution, place, step):
         raise Stale(f"the step is not at its {event.phase} phase")
     return place, step
 
 
-def _phase(execution: Execution, index: int, step: StepState) -> str:
-    return "prepare" if step.status == "pending" and plans_first(execution, index) else "apply"
+def _phase(execution: Execution, place: Place, step: StepState) -> str:
+    planned = step.status == "pending" and (execution.request.dry_run or place.asks(execution))
+    return "prepare" if planned else "apply"
 
 
 def plans_first(execution: Execution, index: int) -> bool:
@@ -355,7 +361,7 @@ def _complete(execution: Execution, at: datetime) -> Move:
 
 
 def _over(signal: Signal, execution: Execution, at: datetime, reason: str) -> Move:
-    return Move(signal, execution.now(finished_at=at, reason=reason))
+    return Move(signal, execution, {"finished_at": at, "reason": reason})
 
 
 StepAnswer = StepPrepared | StepStarted | StepHeartbeat | StepFinished | StepSkipped | StepInterrupted

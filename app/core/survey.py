@@ -7,12 +7,11 @@ from array import array
 from datetime import timedelta
 from typing import Any
 
-import orjson
-
 from app.core.errors import RecordRefused
-from app.core.events import ExecutionRequested, read_event
+from app.core.events import EVENTS, ExecutionRequested
 from app.core.execution import Execution, Status
 from app.core.lifecycle import evolve
+from app.core.model import read_document, validated
 
 MAX_DURATIONS = 10_000
 MAX_LIVE = 10_000  # a request told again, after its execution ended, would stay for ever
@@ -42,7 +41,7 @@ class Survey:
         if not mine and named.get("execution_id") not in self._live:
             return
         try:
-            event = read_event(value)
+            event = validated(named, EVENTS)
         except RecordRefused:
             return
         if isinstance(event, ExecutionRequested) and event.anomaly is not None:
@@ -70,6 +69,8 @@ class Survey:
 
     def has_request_for(self, anomaly_id: str) -> bool:
         """Whether the log holds a request of the runbook for this anomaly."""
+        if not self._requested:
+            return False
         wanted = short_hash(anomaly_id)
         place = bisect.bisect_left(self._requested, wanted)
         return place < len(self._requested) and self._requested[place] == wanted
@@ -86,7 +87,7 @@ def short_hash(text: str) -> int:
 
 def _named(value: bytes | None) -> dict[str, Any] | None:
     try:
-        decoded = orjson.loads(value or b"")
-    except orjson.JSONDecodeError:
+        decoded = read_document(value)
+    except RecordRefused:
         return None
     return decoded if isinstance(decoded, dict) else None

@@ -244,8 +244,9 @@ class _Reading:
         return {place: ends[place] if found[place] is None else found[place].offset for place in places}
 
     async def _survey(self, survey: Survey, log: dict[TopicPartition, Span]) -> bool:
-        async for record in self._records(log):
-            survey.take(record.value, record.offset)
+        async for records in self._slices(log):
+            for record in records:
+                survey.take(record.value, record.offset)
         survey.done()
         return not self._over()
 
@@ -259,22 +260,22 @@ class _Reading:
     ) -> bool:
         pauses = iter([*changes, (None, None)])
         at, change = next(pauses)
-        async for record in self._records(spans):
-            while at is not None and at <= record.timestamp and change is not None:
-                backtest.pause_changed(change)
-                at, change = next(pauses)
-            if record.topic == ANOMALY_EVENTS:
-                self._take_anomaly(record, backtest, survey, report)
-            else:
-                self._take_event(record, backtest)
+        async for records in self._slices(spans):
+            for record in records:
+                while at is not None and at <= record.timestamp and change is not None:
+                    backtest.pause_changed(change)
+                    at, change = next(pauses)
+                if record.topic == ANOMALY_EVENTS:
+                    self._take_anomaly(record, backtest, survey, report)
+                else:
+                    self._take_event(record, backtest)
         return not self._over()
 
-    async def _records(self, spans: dict[TopicPartition, Span]) -> AsyncIterator[Record]:
+    async def _slices(self, spans: dict[TopicPartition, Span]) -> AsyncIterator[list[Record]]:
         """All records in order, until it has to stop."""
         async with contextlib.aclosing(in_order(self._consumer, spans)) as slices:
             async for records in slices:
-                for record in records:
-                    yield record
+                yield records
                 self._read += len(records)
                 self._seen = seen_at(records[-1])
                 self._progress(Progress(self._read, self._total, self._seen))
@@ -309,8 +310,7 @@ class _Reading:
         trigger = self._question.runbook.trigger
         assert trigger is not None
         at = seen_at(record)
-        position = Position(topic=record.topic, partition=record.partition, offset=record.offset, timestamp=at)
-        anomaly_id = body.get("anomaly_id") or position.anomaly_id()
+        anomaly_id = body.get("anomaly_id") or _position_of(record, at).anomaly_id()
         if isinstance(anomaly_id, str) and survey.has_request_for(anomaly_id):
             return  # it is judged at its request
         for clause, wanted in (("service_id", trigger.service_id), ("metric_name", trigger.metric_name)):
@@ -323,6 +323,10 @@ class _Reading:
             self._refused += 1
             return
         backtest.unanswered(anomaly, at)
+
+
+def _position_of(record: Record, at: datetime) -> Position:
+    return Position(topic=record.topic, partition=record.partition, offset=record.offset, timestamp=at)
 
 
 def _candidate(question: Question, current: Definition | None) -> Definition:
