@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from typing import NamedTuple
 
 from app.core.commands import Command
 from app.core.execution import Execution, Marker, Status
@@ -111,10 +112,28 @@ class ExecutionIndex:
         """How many wait, by tenant."""
         return {tenant: len(line.waiting) for tenant, line in self._lines.items()}
 
-    def sizes(self) -> tuple[int, int]:
-        """How many live executions and how many markers there are."""
-        live = sum(1 for _ in self.live())
-        return live, len(self._states) - live
+    def oldest_queued(self) -> dict[str, datetime]:
+        """When what has waited longest for its start was requested, by tenant: the first of its line."""
+        firsts = {tenant: next(iter(line.waiting), None) for tenant, line in self._lines.items()}
+        states = {tenant: self._states[name] for tenant, name in firsts.items() if name is not None}
+        return {tenant: state.request.at for tenant, state in states.items() if isinstance(state, Execution)}
+
+    def survey(self) -> "Survey":
+        """What there is, in one walk over all of it."""
+        live, asked = 0, dict[str, list[datetime]]()
+        for execution in self.live():
+            live += 1
+            if (approval := execution.waiting) is not None:
+                asked.setdefault(execution.tenant, []).append(approval.requested_at)
+        return Survey(live, len(self._states) - live, asked)
+
+
+class Survey(NamedTuple):
+    """How many live executions and markers there are, and since when approvals have been waited for, by tenant."""
+
+    live: int
+    markers: int
+    asked: dict[str, list[datetime]]
 
 
 def _place(state: State) -> int:

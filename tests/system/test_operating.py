@@ -1,0 +1,87 @@
+"""What operators see of a real worker: its metrics, and its warnings."""
+
+import re
+import signal
+
+import pytest
+from processes import incident
+from prometheus_client.parser import text_string_to_metric_families
+from waiting import until
+
+WAITS = {**incident(), "require_approval": True}
+
+
+class Metrics:
+    """The worker's metrics as Prometheus reads them."""
+
+    def __init__(self, api) -> None:
+        self._api = api
+
+    async def text(self) -> str:
+        async with self._api.session.get(f"{self._api.url}/metrics") as answer:
+            return await answer.text()
+
+    async def value(self, name: str, **labels: str) -> float | None:
+        """One sample; None where there is none."""
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(await self.text())
+            for sample in family.samples
+            if sample.name == name and sample.labels == labels
+        ]
+        return found[0] if found else None
+
+    async def reach(self, expected: float, name: str, **labels: str) -> None:
+        """Wait until a sample has this value."""
+
+        async def reached():
+            return await self.value(name, **labels) == expected
+
+        await until(reached)
+
+
+@pytest.fixture
+def figures(api) -> Metrics:
+    return Metrics(api)
+
+
+def anomalies(*names: str):
+    return [{"anomaly_id": name, "service_id": "s", "metric_name": "m"} for name in names]
+
+
+async def test_the_lag_grows_while_nothing_is_read_and_is_gone_afterwards(worker, api, publish, figures, stand_ins):
+    await api.put_runbook({"name": "one", "trigger": {"service_id": "s"}, "steps": [incident()]})
+    await publish("anomaly-events", *anomalies("a", "b"), key=b"k")
+    await api.ended(2)
+    topics = ("anomaly-events", "execution-events", "step-commands.http", "approval-decisions")
+    for topic in topics:
+        await figures.reach(0.0, "runbooks_consumer_lag_events", topic=topic)
+    for topic in ("execution-events", "match-decisions"):
+        await figures.reach(0.0, "runbooks_projector_lag_events", topic=topic)
+        await figures.reach(0.0, "runbooks_projector_lag_seconds", topic=topic)
+    assert not re.search("changelog", await figures.text())
+
+
+async def test_what_waits_for_a_person_and_for_a_slot_is_shown_with_its_age(worker, api, publish, figures):
+    await api.put_runbook({"name": "one", "trigger": {"service_id": "s"}, "steps": [WAITS]})
+    await publish("anomaly-events", *anomalies(*"abcde"), key=b"k")
+    await figures.reach(3.0, "runbooks_waiting_approvals", tenant="default")
+    await figures.reach(2.0, "runbooks_queued_executions", tenant="default")
+    for name in ("runbooks_oldest_queued_seconds", "runbooks_oldest_approval_seconds"):
+        before = await figures.value(name, tenant="default")
+        assert before > 0
+        assert await figures.value(name, tenant="default") > before
+
+
+async def test_a_dead_letter_waits_and_warns_and_the_worker_stays_ready(worker, api, publish, figures):
+    await figures.reach(0.0, "runbooks_dead_letters_waiting")
+    await publish("anomaly-events", b"not an anomaly")
+    await figures.reach(1.0, "runbooks_dead_letters_waiting")
+    assert await figures.value("runbooks_dead_letters_total", topic="anomaly-events") == 1
+    ready = await api.get("/readyz")
+    assert (ready["status"], ready["reasons"]) == ("ready", [])
+    assert ready["warnings"][0].startswith("1 record was put on dead-letters within the last hour")
+    await worker.end(signal.SIGKILL)
+    await worker.start()
+    await worker.ready(api)
+    await figures.reach(1.0, "runbooks_dead_letters_waiting")
