@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import product
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from app.core.approval import NoticeKind
+from app.core.commands import STEP_KINDS
+from app.core.execution import TERMINAL
+from app.core.step_state import RollbackCause
 from app.streams.backlog import Backlog, Reader
 from app.streams.index import ExecutionIndex
 
@@ -71,6 +77,19 @@ class Figures:
             registry=registry,
         )
         self.in_flight = Gauge("runbooks_steps_in_flight", "Steps being carried out.", ["kind"], registry=registry)
+        self._begin_at_nought()
+
+    def _begin_at_nought(self) -> None:
+        """What alerts watch is there from the start: Prometheus sees no rise from nothing to 1."""
+        for kind, reason in product(STEP_KINDS, ("said", "lease_ended")):
+            self.unknown_outcomes.labels(kind, reason)
+        for kind, result in product(get_args(NoticeKind), ("failed", "unknown")):
+            self.approval_messages.labels(kind, result)
+        for cause in get_args(RollbackCause):
+            self.rollbacks.labels(cause, "failed")
+        for status in sorted(TERMINAL):
+            self.executions.labels(status)
+        self.verdicts.labels("skip", "circuit_breaker")
 
 
 class IndexFigures(Collector):
@@ -92,6 +111,12 @@ class IndexFigures(Collector):
             "runbooks_oldest_queued_seconds",
             "Since the request of what has waited longest for its start.",
             {tenant: _seconds(now, at) for tenant, at in self._index.oldest_queued().items()},
+        )
+        yield _by(
+            "tenant",
+            "runbooks_attention_executions",
+            "Executions that wait for a person's word about an unknown outcome.",
+            found.attention,
         )
         yield _by(
             "tenant",

@@ -1,6 +1,7 @@
 """The executions of the owned partitions, in memory: derived from the table, rebuilt after every rebalance."""
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
@@ -120,19 +121,25 @@ class ExecutionIndex:
 
     def survey(self) -> "Survey":
         """What there is, in one walk over all of it."""
-        live, asked = 0, dict[str, list[datetime]]()
+        live, attention, asked = 0, Counter[str](), dict[str, list[datetime]]()
         for execution in self.live():
             live += 1
+            attention[execution.tenant] += execution.status == Status.attention
             if (approval := execution.waiting) is not None:
                 asked.setdefault(execution.tenant, []).append(approval.requested_at)
-        return Survey(live, len(self._states) - live, asked)
+        return Survey(live, len(self._states) - live, +attention, asked)
 
 
 class Survey(NamedTuple):
-    """How many live executions and markers there are, and since when approvals have been waited for, by tenant."""
+    """How many live executions and markers there are.
+
+    By tenant: attention, how many wait for a person's word about an unknown outcome; asked, since when approvals are
+    waited for.
+    """
 
     live: int
     markers: int
+    attention: Counter[str]
     asked: dict[str, list[datetime]]
 
 

@@ -403,6 +403,7 @@ async def test_an_unknown_outcome_is_counted_by_why(bench):
             run = {"run": bench.state(f"e{number}").run} if hasattr(event, "run") else {}
             await bench.read(event.model_copy(update=name | run))
         assert bench.state(f"e{number}").status == "attention"
+    assert bench.figure("attention_executions", tenant="default") == 2
     assert bench.figure("unknown_outcomes_total", kind="slack", reason="said") == 1
     assert bench.figure("unknown_outcomes_total", kind="slack", reason="lease_ended") == 1
 

@@ -4,40 +4,10 @@ import re
 import signal
 
 import pytest
+from metrics_page import Metrics
 from processes import incident
-from prometheus_client.parser import text_string_to_metric_families
-from waiting import until
 
 WAITS = {**incident(), "require_approval": True}
-
-
-class Metrics:
-    """The worker's metrics as Prometheus reads them."""
-
-    def __init__(self, api) -> None:
-        self._api = api
-
-    async def text(self) -> str:
-        async with self._api.session.get(f"{self._api.url}/metrics") as answer:
-            return await answer.text()
-
-    async def value(self, name: str, **labels: str) -> float | None:
-        """One sample; None where there is none."""
-        found = [
-            sample.value
-            for family in text_string_to_metric_families(await self.text())
-            for sample in family.samples
-            if sample.name == name and sample.labels == labels
-        ]
-        return found[0] if found else None
-
-    async def reach(self, expected: float, name: str, **labels: str) -> None:
-        """Wait until a sample has this value."""
-
-        async def reached():
-            return await self.value(name, **labels) == expected
-
-        await until(reached)
 
 
 @pytest.fixture
