@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 import uvloop
 from aiokafka.errors import KafkaError
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from app.audit.verifying import Progress, Result, Sources, Verification
 from app.core.errors import RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
+from app.printing import complain, say, say_json
 from app.settings import Settings
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
 from app.wiring import connection_of
@@ -33,9 +33,12 @@ def verify(
     try:
         result = uvloop.run(_verify(Settings(), checkpoint, log_only=log_only))
     except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
-        print(f"runbooks: the audit could not be made: {error}", file=sys.stderr)
+        complain(f"runbooks: the audit could not be made: {error}")
         raise typer.Exit(NOT_RUN) from error
-    print(orjson.dumps(result.shown()).decode() if as_json else "\n".join(told(result)))
+    if as_json:
+        say_json(result.shown())
+    else:
+        say(*told(result))
     if result.count:
         raise typer.Exit(DIFFERENT)
 

@@ -12,13 +12,11 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from app.clients.kafka import Consumer, Standing, time_of
 from app.streams.connection import KafkaConnection
-from app.streams.dead_letters import requeued_offset
-from app.streams.topics import DEAD_LETTERS
+from app.streams.dead_letters import LETTERS, requeued_offset
 
 EVERY_S = 5.0
 MAX_LETTERS = 10_000
 LATELY = timedelta(hours=1)
-LETTERS = TopicPartition(DEAD_LETTERS, 0)
 logger = logging.getLogger(__name__)
 
 
