@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 # Seed 1 finds a step done twice, see docs/faults.md: run it with `make faults`, and take this out once it is mended.
 BROKEN := test_nothing_is_lost_and_nothing_is_doubled_whatever_breaks
 
-.PHONY: help run test lint format schemas kube faults soak clean
+.PHONY: help run test lint audit-dependencies format schemas kube faults soak clean
 
 help:  ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt app/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -25,12 +25,17 @@ run: $(STAMP)  ## the broker, a worker, the API and the demo, until Ctrl-C
 test: $(STAMP)  ## all tests, on the real parts that can be had here
 	@$(BIN)/python -m pytest --deselect tests/faults/test_faults.py::$(BROKEN) --cov=app.core --cov-branch --cov-fail-under=99 --cov-report=term:skip-covered
 
-lint: $(STAMP)  ## ruff, mypy, import-linter
+lint: $(STAMP)  ## ruff, mypy, import-linter, bandit
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit -q -c pyproject.toml -r app
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+audit-dependencies: $(STAMP)  ## known weaknesses of the pinned packages; asks pypi.org, so it needs the network
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	@$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix-only .
