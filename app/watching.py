@@ -40,11 +40,14 @@ async def watch_backlog(
     connection: KafkaConnection,
     app: faust.App,
     registry: CollectorRegistry,
-    projectors: Iterable[Projector] = (),
+    projectors: Iterable[Projector] | None = None,
 ) -> Callable[[], list[str]]:
-    """Ask the broker until the stack unwinds, and show what it says as metrics; the warnings for ``/readyz``."""
-    consumer, projected = reader_of(app), [one.standings for one in projectors]
-    backlog = Backlog(connection, (consumer, *projected), now, EVERY_S)
+    """Ask the broker until the stack unwinds, and show what it says as metrics; the warnings for ``/readyz``.
+
+    projectors: None in a worker that only carries out steps, which does not count dead letters either.
+    """
+    consumer, projected = reader_of(app), [one.standings for one in projectors or ()]
+    backlog = Backlog(connection, (consumer, *projected), now, EVERY_S, counts_letters=projectors is not None)
     registry.register(LagFigures(backlog, consumer, projected))
     asking = asyncio.create_task(backlog.run())
     stack.push_async_callback(_ended, asking)

@@ -87,9 +87,16 @@ class Backlog:
     """Asks the broker every few seconds, and answers from memory."""
 
     def __init__(
-        self, connection: KafkaConnection, readers: Iterable[Reader], clock: Callable[[], datetime], every_s: float
+        self,
+        connection: KafkaConnection,
+        readers: Iterable[Reader],
+        clock: Callable[[], datetime],
+        every_s: float,
+        *,
+        counts_letters: bool = True,
     ) -> None:
-        """Ask for the partitions of these readers."""
+        """Ask for the partitions of these readers; who does not count dead letters needs no right to read them."""
+        self._counts_letters = counts_letters
         self._connection = connection
         self._readers = tuple(readers)
         self._clock = clock
@@ -136,13 +143,15 @@ class Backlog:
             await asyncio.sleep(self._every_s)
 
     async def _ask_on(self, consumer: Consumer) -> None:
-        consumer.assign([LETTERS])
+        if self._counts_letters:
+            consumer.assign([LETTERS])
         while True:
-            places = {LETTERS, *(place for reader in self._readers for place in reader())}
+            places = {place for reader in self._readers for place in reader()} | set(consumer.assignment())
             begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
             self._spans = {place: Span(begins[place], ends[place]) for place in places}
             self._note_level()
-            await self._read_letters(consumer, self._spans[LETTERS])
+            if self._counts_letters:
+                await self._read_letters(consumer, self._spans[LETTERS])
             await asyncio.sleep(self._every_s)
 
     async def _read_letters(self, consumer: Consumer, span: Span) -> None:
