@@ -1,5 +1,6 @@
-"""What operators see of a real worker: its metrics, and its warnings."""
+"""What operators see of a real worker: its metrics, its warnings and its log."""
 
+import json
 import re
 import signal
 
@@ -55,3 +56,19 @@ async def test_a_dead_letter_waits_and_warns_and_the_worker_stays_ready(worker, 
     await worker.start()
     await worker.ready(api)
     await figures.reach(1.0, "runbooks_dead_letters_waiting")
+
+
+async def test_bad_input_forges_no_line_of_the_log(worker, api, publish, figures):
+    evil = 'x\n{"level": "ERROR"}\r\x1b[2J\x9b\N{RIGHT-TO-LEFT OVERRIDE}\N{LINE SEPARATOR}'
+    records = [b"{" + evil.encode(), {"service_id": evil, "metric_name": 1}, {"service_id": "s", evil: evil}]
+    for topic in ("anomaly-events", "execution-events", "approval-decisions", "step-commands.http", "metric-samples"):
+        await publish(topic, *records, key=evil.encode())
+    await publish("runbook-definitions", *records)
+    await figures.reach(15.0, "runbooks_dead_letters_waiting")
+    async with api.session.get(f"{api.url}/api/v1/runbooks/%0a%1b", headers={"Authorization": "Bearer x"}) as answer:
+        assert answer.status == 401
+    lines = worker.log.read_text().split("\n")[:-1]
+    assert any("anomaly_refused" in line for line in lines)
+    for line in lines:
+        assert line.isprintable(), line
+        assert {"at", "level", "event"} <= json.loads(line).keys(), line
