@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test lint format schemas kube faults soak clean
+.PHONY: help run test lint audit-dependencies format schemas kube faults soak clean
 
 help:  ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt app/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -24,12 +24,17 @@ test: $(STAMP)  ## all tests, on the real parts that can be had here
 	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
 	  --cov=app.core --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
-lint: $(STAMP)  ## ruff, mypy, import-linter
+lint: $(STAMP)  ## ruff, mypy, import-linter, bandit
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit -q -c pyproject.toml -r app
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+audit-dependencies: $(STAMP)  ## known weaknesses of the pinned packages; asks pypi.org, so it needs the network
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	@$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix-only .

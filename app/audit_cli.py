@@ -7,7 +7,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import orjson
 import typer
 import uvloop
 from aiokafka.errors import KafkaError
@@ -16,7 +15,6 @@ from pydantic import ValidationError
 from app.audit import drilling, exporting, replaying
 from app.audit.drilling import Drilled, Rebuilding
 from app.audit.exporting import Exported
-from app.audit.findings import safe
 from app.audit.replaying import Replayed, Wanted
 from app.audit.verifying import Progress, Result, Sources, Verification
 from app.backtest_cli import moment
@@ -24,6 +22,7 @@ from app.collecting import collect_rarely
 from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
 from app.history.signed_anchors import SignedAnchors, read_public_key
+from app.printing import say, say_json
 from app.settings import Settings
 from app.streams.connection import KafkaConnection
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
@@ -70,7 +69,10 @@ def verify(
     """Fold the whole log, check every rule, compare history and live table: 0 clean, 1 differences, 2 not run."""
     collect_rarely()
     result = run_or_exit(lambda: _verify(Settings(), checkpoint, (anchors, public_key), log_only=log_only))
-    print(orjson.dumps(result.shown()).decode() if as_json else "\n".join(told(result)))
+    if as_json:
+        say_json(result.shown())
+    else:
+        say(*told(result))
     if result.count:
         raise typer.Exit(DIFFERENT)
 
@@ -84,7 +86,10 @@ def replay(
 ) -> None:
     """Show executions as they stood then, folded from the log alone: 0 shown, 1 there were none, 2 not run."""
     replayed = run_or_exit(lambda: _replay(as_of, tenant, execution))
-    print(orjson.dumps(replaying.shown(replayed)).decode() if as_json else "\n".join(replaying.told(replayed)))
+    if as_json:
+        say_json(replaying.shown(replayed))
+    else:
+        say(*replaying.told(replayed))
     if not replayed.executions:
         raise typer.Exit(DIFFERENT)
 
@@ -101,7 +106,7 @@ def export(
         print(line)
     missing = [name for name in executions if name not in exported.executions]
     if missing:
-        print(f"runbooks: the log has nothing of {', '.join(map(safe, missing))}", file=sys.stderr)
+        complain(f"runbooks: the log has nothing of {', '.join(missing)}")
         raise typer.Exit(DIFFERENT)
 
 
@@ -113,7 +118,10 @@ def rebuild(
     """Rebuild history and live table from the log alone, beside the live ones: 0 the same, 1 differences, 2 not run."""
     where = folder or Path(tempfile.mkdtemp(prefix="runbooks-drill-"))
     drilled = run_or_exit(lambda: _rebuild(Settings(), where))
-    print(orjson.dumps(drilled.shown()).decode() if as_json else "\n".join(drilling.told(drilled)))
+    if as_json:
+        say_json(drilled.shown())
+    else:
+        say(*drilling.told(drilled))
     if drilled.result.count:
         raise typer.Exit(DIFFERENT)
 
@@ -139,7 +147,7 @@ def run_or_exit(work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
     try:
         return uvloop.run(work())
     except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
-        print(f"runbooks: the audit could not be made: {error}", file=sys.stderr)
+        complain(f"runbooks: the audit could not be made: {error}")
         raise typer.Exit(NOT_RUN) from error
     finally:
         if sys.stderr.isatty():

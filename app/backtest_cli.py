@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import orjson
 import typer
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +18,7 @@ from app.collecting import collect_rarely
 from app.core.backtest_report import Question
 from app.core.errors import RunbooksError
 from app.core.model import Instant
+from app.printing import say, say_json
 from app.settings import KafkaSettings, Settings
 from app.streams.backtesting import Backtester, Progress
 from app.wiring import DEFAULT_TENANT, connection_of, limits_of, read_definition
@@ -62,19 +62,19 @@ def backtest(
     collect_rarely()
     shown = asyncio.run(backtester.run(question, progress=Teller())).shown()
     if as_json:
-        typer.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+        say_json(shown, indent=2)
     else:
-        typer.echo("\n".join(told(shown)))
+        say(*told(shown))
 
 
 @backtest_cli.command()
 def explain(anomaly_id: str, url: Url, token: Token) -> None:
     """Show why each runbook that is about an anomaly was started by it, or was not."""
     found = call("GET", f"{url}/api/v1/anomalies/{quote(anomaly_id, safe='')}/decisions", token)
-    typer.echo(f"{found['anomaly_id']}: {found['service_id']}, {found['metric_name']}")
+    say(f"{found['anomaly_id']}: {found['service_id']}, {found['metric_name']}")
     for item in found["items"]:
         named = f", execution {item['execution_id']}" if item["execution_id"] else ""
-        typer.echo(f"  {item['runbook_name']} version {item['runbook_version']}{named}: {item['told']}")
+        say(f"  {item['runbook_name']} version {item['runbook_version']}{named}: {item['told']}")
 
 
 @backtest_cli.command()
@@ -87,7 +87,10 @@ def coverage(
     """Show which anomalies no runbook handles, and which runbooks never fire, are mostly rejected or do not help."""
     start = quote(moment(since, datetime.now(UTC)).isoformat())
     found = call("GET", f"{url}/api/v1/coverage?since={start}", token)
-    typer.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2) if as_json else "\n".join(covered(found)))
+    if as_json:
+        say_json(found, indent=2)
+    else:
+        say(*covered(found))
 
 
 def covered(found: dict[str, Any]) -> Iterator[str]:

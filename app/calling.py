@@ -6,6 +6,7 @@ from typing import Any
 import aiohttp
 
 from app.core.errors import RunbooksError
+from app.core.plain_text import one_line
 
 
 def call(method: str, url: str, token: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -26,5 +27,5 @@ async def _request(method: str, url: str, token: str, body: dict[str, Any] | Non
             raise RunbooksError(f"no API answers at {url}: is it running? ({error})") from error
     if answer.status >= 400:
         problems = [f"  {one['path']}: {one['message']}" for one in document.get("problems", [])]
-        raise RunbooksError("\n".join([str(document.get("detail")), *problems]))
+        raise RunbooksError("\n".join(map(one_line, [str(document.get("detail")), *problems])))
     return document

@@ -21,7 +21,9 @@ from app.backtest_cli import backtest_cli
 from app.calling import call as _call
 from app.core.errors import RunbooksError
 from app.development import make_token, request_lines, run, timeline
+from app.letters_cli import letters_cli
 from app.main import Worker
+from app.printing import complain, say, say_json
 from app.settings import Settings
 from app.step_worker import StepWorker
 from app.streams.structured_logs import configure_logging
@@ -30,7 +32,6 @@ from app.wiring import connection_of, read_definition, read_definitions
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with topics.yaml, or create what is missing.")
-letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be read.")
 cli.add_typer(topics_cli, name="topics")
 cli.add_typer(letters_cli, name="dead-letters")
 cli.add_typer(audit_cli, name="audit")
@@ -62,11 +63,11 @@ def main() -> None:
     try:
         cli()
     except RunbooksError as error:
-        print(f"runbooks: {error}", file=sys.stderr)
+        complain(f"runbooks: {error}")
         sys.exit(1)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        print("runbooks: the settings are wrong: " + "; ".join(problems), file=sys.stderr)
+        complain("runbooks: the settings are wrong: " + "; ".join(problems))
         sys.exit(1)
 
 
@@ -118,7 +119,7 @@ def validate(files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=F
     """Check definitions; every problem is told with its path."""
     for path in files:
         runbook = read_definition(path)
-        print(f"{path}: {runbook.name} is valid, {len(runbook.steps)} steps")
+        say(f"{path}: {runbook.name} is valid, {len(runbook.steps)} steps")
 
 
 @cli.command()
@@ -126,7 +127,7 @@ def apply(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     """Bring all definitions of a folder into force."""
     for runbook in read_definitions(folder):
         done = _call("PUT", f"{url}/api/v1/runbooks/{runbook.name}", token, runbook.content())
-        print(f"{done['name']}: version {done['version']} is in force")
+        say(f"{done['name']}: version {done['version']} is in force")
 
 
 @cli.command()
@@ -140,7 +141,7 @@ def execute(
     """Start a runbook by hand, or show what it would do."""
     body = {"runbook_name": name, "context": orjson.loads(context), **({"dry_run": True} if dry_run else {})}
     item = _call("POST", f"{url}/api/v1/runbooks/execute", token, body)
-    print("\n".join(timeline(item)) if "steps" in item else f"execution {item['execution_id']} is requested")
+    say(*(timeline(item) if "steps" in item else [f"execution {item['execution_id']} is requested"]))
 
 
 @cli.command()
@@ -154,7 +155,10 @@ def history(
     """Show the latest executions."""
     query = f"?limit={limit}" + (f"&service_id={service_id}" if service_id else "")
     for item in _call("GET", f"{url}/api/v1/runbooks/history{query}", token)["items"]:
-        print(orjson.dumps(item).decode() if as_json else "\n".join(timeline(item)))
+        if as_json:
+            say_json(item)
+        else:
+            say(*timeline(item))
 
 
 @cli.command()
@@ -166,7 +170,7 @@ def approvals(
     """Show what waits for your approval, the nearest deadline first, with the plan and its digest."""
     found = _waiting(url, token, "all=true" if everything else "")
     for item in found:
-        print("\n".join(request_lines(item)))
+        say(*request_lines(item))
     if not found:
         print("nothing waits for you")
 
@@ -197,19 +201,19 @@ def _decide(execution_id: str, body: dict[str, Any], url: str, token: str) -> No
     """Decide on the plan that was named, or on the one that is shown now: never on one that nobody looked at."""
     named = quote(execution_id, safe="")
     for item in _waiting(url, token, f"all=true&execution_id={named}") if body["digest"] is None else ():
-        print("\n".join(request_lines(item)))
+        say(*request_lines(item))
         if sys.stdin.isatty():
             typer.confirm(f"{body['decision']} this?", abort=True)
         body = body | {"digest": item["approval"]["digest"]}
     item = _call("POST", f"{url}/api/v1/executions/{named}/approvals", token, body)
-    print("\n".join(timeline(item)) if "steps" in item else "the decision is recorded")
+    say(*(timeline(item) if "steps" in item else ["the decision is recorded"]))
 
 
 @cli.command()
 def rollback(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
     """Take back what an execution that has ended did."""
     item = _call("POST", f"{url}/api/v1/executions/{execution_id}/rollback", token, {"comment": comment})
-    print("\n".join(timeline(item)))
+    say(*timeline(item))
 
 
 @cli.command()
@@ -225,14 +229,14 @@ def pause(
     """Keep runbooks from starting: the kill switch of a tenant, or a maintenance window."""
     given = {"runbook": runbook, "service_id": service_id, "reason": reason, **_window(window)}
     item = _call("PUT", f"{url}/api/v1/pauses/{name}", token, {field: value for field, value in given.items() if value})
-    print(f"{item['name']}: paused from {item['starts_at']}" + (f" until {item['ends_at']}" if item["ends_at"] else ""))
+    say(f"{item['name']}: paused from {item['starts_at']}" + (f" until {item['ends_at']}" if item["ends_at"] else ""))
 
 
 @cli.command()
 def resume(name: str, url: Url, token: Token) -> None:
     """End a pause: what it kept from starting goes on."""
     _call("DELETE", f"{url}/api/v1/pauses/{name}", token)
-    print(f"{name}: resumed")
+    say(f"{name}: resumed")
 
 
 @cli.command("pause-everybody")
@@ -263,9 +267,7 @@ def pauses(url: Url, token: Token) -> None:
         where = f" for {item['service_id']}" if item["service_id"] else ""
         until = f" until {item['ends_at']}" if item["ends_at"] else ""
         whose = " of every tenant" if item["everybody"] else ""
-        print(
-            f"{item['name']}: {what}{whose}{where} from {item['starts_at']}{until}, by {item['by']}: {item['reason']}"
-        )
+        say(f"{item['name']}: {what}{whose}{where} from {item['starts_at']}{until}, by {item['by']}: {item['reason']}")
     if not found:
         print("nothing is paused")
 
@@ -301,22 +303,6 @@ def _topics(*, create: bool) -> list[str]:
     kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
     specs = read_topics(kafka.topics_file, kafka.group_id)
     return asyncio.run(ensure_topics(connection_of(kafka), specs, create=create))
-
-
-@letters_cli.command("list")
-def letters_list() -> None:
-    """Show the records that could not be read, one JSON object a line."""
-    kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
-    for letter in asyncio.run(operating.dead_letters(connection_of(kafka))):
-        print(orjson.dumps(letter.shown()).decode())
-
-
-@letters_cli.command("requeue")
-def letters_requeue(offset: int) -> None:
-    """Put one record back on the topic it came from."""
-    kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
-    place = asyncio.run(operating.requeue(connection_of(kafka), offset))
-    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
 
 
 @cli.command()

@@ -262,24 +262,19 @@ def request_lines(item: dict[str, Any]) -> list[str]:
     approval, plan = item["approval"], item["plan"]
     given = json.dumps(item["params"])
     told = [
-        ("does", _plain(item["summary"])),
+        ("does", one_line(item["summary"])),
         ("with", f"{given[:MAX_SHOWN]} …" if len(given) > MAX_SHOWN else given if item["params"] else ""),
         ("finds", json.dumps(plan["before"]) if plan["before"] is not None else ""),
         ("leaves", json.dumps(plan["after"]) if plan["after"] is not None else ""),
-        ("undo", _plain(item["undo"])),
-        ("changed", _plain(approval["changed"] or "")),
-        ("agreed", _plain(", ".join(approval["by"]))),
+        ("undo", one_line(item["undo"])),
+        ("changed", one_line(approval["changed"] or "")),
+        ("agreed", one_line(", ".join(approval["by"]))),
         ("until", approval["deadline"]),
         ("digest", approval["digest"]),
-        ("not you", _plain(item["why_not"] or "")),
+        ("not you", one_line(item["why_not"] or "")),
     ]
     head = f"{item['execution_id']}  {item['runbook_name']}, step {item['step'] + 1} of {item['step_count']}"
     return [head, *(f"    {name:8} {text}" for name, text in told if text)]
-
-
-def _plain(text: str) -> str:
-    """Text of others without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def timeline(item: dict[str, Any]) -> list[str]:

@@ -63,6 +63,7 @@ from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
 from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, TopicSpec, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
+from app.watching import Health, watch_backlog
 from app.web.app import build_web
 from app.web.parts import DecisionPorts, TokenRules, WebParts
 from app.wiring import (
@@ -243,7 +244,7 @@ class Worker:
             engine = await open_database(settings.history_url)
             stack.push_async_callback(engine.dispose)
             news = News(Store(engine, EXECUTION_EVENTS))
-            projecting = await self._start_projector(stack, engine, connection, news)
+            projectors, projecting = await self._start_projector(stack, engine, connection, news)
             agents, parts = await self._start_agents(
                 stack, connection, shared, publisher, log, definitions, incarnation
             )
@@ -251,8 +252,11 @@ class Worker:
             def readiness() -> list[str]:
                 return self._why_not_ready(agents, projecting)
 
-            port = await self._start_web(stack, engine, news, log, definitions, Trail(connection, shared), readiness)
-            self._registry.register(IndexFigures(parts.advancer.index))
+            warnings = await watch_backlog(stack, connection, agents.app, self._registry, projectors)
+            self._registry.register(IndexFigures(parts.advancer.index, now))
+            trail = Trail(connection, shared)
+            health = Health(readiness, warnings)
+            port = await self._start_web(stack, engine, news, log, definitions, trail, health)
             yield Running(port=port, failure=agents.failure, log=log, readiness=readiness)
 
     async def _seed(self, definitions: Definitions, log: Log) -> None:
@@ -270,7 +274,7 @@ class Worker:
 
     async def _start_projector(
         self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection, news: News
-    ) -> tuple["asyncio.Task[None]", ...]:
+    ) -> tuple[list[Projector], tuple["asyncio.Task[None]", ...]]:
         group, settings = self._settings.kafka.group_id, self._settings.history
         keep, store = timedelta(days=settings.decisions_kept_days), Store(engine, EXECUTION_EVENTS)
         signer = signer_of(settings, store, EXECUTION_EVENTS)
@@ -281,12 +285,14 @@ class Worker:
         )
         looking = asyncio.create_task(news.run())
         stack.push_async_callback(_cancelled, looking)
-        running = []
-        for topic, name, projection in projections:
-            projector = Projector(projection, topic, connection.client_arguments(), f"{group}-{name}")
-            running.append(asyncio.create_task(projector.run()))
-            stack.push_async_callback(_cancelled, running[-1])
-        return tuple(running)
+        arguments = connection.client_arguments()
+        projectors = [
+            Projector(projection, topic, arguments, f"{group}-{name}") for topic, name, projection in projections
+        ]
+        running = tuple(asyncio.create_task(projector.run()) for projector in projectors)
+        for one in running:
+            stack.push_async_callback(_cancelled, one)
+        return projectors, running
 
     async def _start_agents(
         self,
@@ -340,7 +346,7 @@ class Worker:
         log: Log,
         definitions: Definitions,
         trail: Trail,
-        readiness: Callable[[], list[str]],
+        health: Health,
     ) -> int:
         settings = self._settings
         connection = connection_of(settings.kafka)
@@ -363,7 +369,8 @@ class Worker:
                 leeway_s=settings.api.jwt_leeway_s,
             ),
             limits=limits_of(settings),
-            readiness=readiness,
+            readiness=health.reasons,
+            warnings=health.warnings,
             clock=now,
             new_id=lambda: str(uuid.uuid4()),
             registry=self._registry,

@@ -3,12 +3,11 @@
 import json
 from datetime import UTC, datetime
 from getpass import getuser
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiokafka.structs import TopicPartition
+from aiokafka.errors import KafkaError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from app.clients.kafka import Consumer
 from app.core.anomaly import Anomaly
 from app.core.answers import AnomalyAnswered
 from app.core.catalog import CHANGES, Change
@@ -19,25 +18,15 @@ from app.core.events import EVENTS
 from app.core.metric_sample import MetricSample
 from app.core.pauses import EVERYBODY, Pause, PauseEnded, PausePut
 from app.core.runbook import Runbook
+from app.settings import KafkaSettings
 from app.streams.connection import KafkaConnection
+from app.streams.dead_letters import DeadLetters, Letter, note_headers
 from app.streams.log import Log, Recorded
 from app.streams.publisher import Publisher
-from app.streams.topics import DEAD_LETTERS
+from app.streams.topics import DEAD_LETTERS, read_topics
+from app.wiring import connection_of
 
 CLIENT_ID = "runbooks-cli"
-
-
-class DeadLetter(NamedTuple):
-    """One record that could not be read."""
-
-    offset: int
-    headers: dict[str, str]
-    key: bytes | None
-    value: bytes
-
-    def shown(self) -> dict[str, Any]:
-        """As it is listed: bytes as text, what is no text replaced."""
-        return {"offset": self.offset, **self.headers, "value": self.value.decode(errors="replace")}
 
 
 async def publish_anomalies(connection: KafkaConnection, text: str) -> list[Recorded]:
@@ -65,39 +54,53 @@ def _bodies(text: str) -> list[bytes]:
     return lines
 
 
-async def dead_letters(connection: KafkaConnection) -> list[DeadLetter]:
-    """All that the topic holds now."""
-    consumer = Consumer(**connection.client_arguments(), enable_auto_commit=False)
-    await consumer.start()
-    try:
-        place = TopicPartition(DEAD_LETTERS, 0)
-        consumer.assign([place])
-        await consumer.seek_to_beginning(place)
-        end = (await consumer.end_offsets([place]))[place]
-        found: list[DeadLetter] = []
-        while await consumer.position(place) < end:
-            record = await consumer.getone()
-            headers = {name: value.decode() for name, value in record.headers}
-            found.append(DeadLetter(record.offset, headers, record.key, record.value))
-        return found
-    finally:
-        await consumer.stop()
+async def requeue(kafka: KafkaSettings, offset: int, *, again: bool = False) -> Recorded:
+    """Put the record at an offset of dead-letters back on the topic it came from, and note that it was.
 
-
-async def requeue(connection: KafkaConnection, offset: int) -> Recorded:
-    """Put the record at an offset of dead-letters back on the topic it came from.
-
-    Raises RunbooksError when there is none.
+    again: also one that was put back before. Raises RunbooksError, which says what to do, when it cannot be.
     """
-    letter = next((one for one in await dead_letters(connection) if one.offset == offset), None)
-    if letter is None:
-        raise RunbooksError(f"dead-letters holds no record at offset {offset}")
+    connection = connection_of(kafka)
+    async with DeadLetters.opened(connection) as letters:
+        letter = await letters.letter(offset)
+    known = {topic.name for topic in read_topics(kafka.topics_file, kafka.group_id)} - {DEAD_LETTERS}
+    refusal = why_not_requeued(letter, known, again=again)
+    if refusal is not None:
+        raise RunbooksError(f"the record at offset {offset} is not requeued: {refusal}")
     publisher = Publisher(connection, CLIENT_ID)
     await publisher.start()
     try:
-        return Recorded.at(await publisher.publish(letter.headers["source-topic"], letter.value, key=letter.key))
+        place = Recorded.at(await publisher.publish(letter.headers["source-topic"], letter.value, key=letter.key))
+        await _note(publisher, letter, place)
+        return place
     finally:
         await publisher.stop()
+
+
+def why_not_requeued(letter: Letter, topics: set[str], *, again: bool) -> str | None:
+    """Why a letter cannot be put back, and what to do instead; None when it can."""
+    headers, note = letter.headers, letter.requeued
+    topic = headers.get("source-topic")
+    if topic not in topics:
+        named = "it does not say which topic it came from" if topic is None else f"{topic!r} is no topic of topics.yaml"
+        return f"{named}; look at it with `runbooks dead-letters show` and publish it where it belongs"
+    if "cut" in headers:
+        whole = f"{topic}/{headers.get('source-partition')}/{headers.get('source-offset')}"
+        return f"only {letter.size} of its {headers['cut']} bytes were kept; the whole record stood at {whole}"
+    if note is not None and not again:
+        return (
+            f"{note.by} did that at {note.at.isoformat()}, to {note.to}. Where it could not be read again, it has a"
+            " letter of its own: `runbooks dead-letters list`. To put it back once more: --again"
+        )
+    return None
+
+
+async def _note(publisher: Publisher, letter: Letter, place: Recorded) -> None:
+    to = f"{place.topic}/{place.partition}/{place.offset}"
+    headers = note_headers(letter.offset, getuser(), to)
+    try:
+        await (await publisher.send(DEAD_LETTERS, b"", key=letter.key, headers=headers))
+    except (RunbooksError, KafkaError) as error:
+        raise RunbooksError(f"it stands at {to}, and no note of that could be made: {error!r}") from error
 
 
 async def pause_everybody(connection: KafkaConnection, name: str, reason: str, window: dict[str, str]) -> Recorded:

@@ -15,6 +15,7 @@ from app.streams.groups import group_of, refuse_other_readers
 from app.streams.ledger import Ledger, is_newer_claim
 from app.streams.log import Log
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
+from app.watching import watch_backlog
 from app.web.app import build_probes
 from app.wiring import clients_of, command_topics, connection_of, read_users, stream_settings
 
@@ -62,5 +63,6 @@ class StepWorker:
                 recovering = agents.app.rebalancing or not recovered.is_set()
                 return [*failed, *(["the tables are being recovered"] if recovering else [])]
 
-            port = await serve(stack, build_probes(readiness, self._registry), settings.api)
+            warnings = await watch_backlog(stack, connection, agents.app, self._registry)
+            port = await serve(stack, build_probes(readiness, self._registry, warnings), settings.api)
             yield Running(port=port, failure=agents.failure, log=log, readiness=readiness)

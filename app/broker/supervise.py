@@ -8,7 +8,7 @@ It imports nothing of the project, so that it starts at once.
 import ctypes
 import os
 import signal
-import subprocess
+import subprocess  # what it is for # nosec B404
 import sys
 import threading
 
@@ -24,7 +24,7 @@ def tie_to_parent() -> None:
 def main(log: str, grace_s: float, command: list[str]) -> int:
     """Run the command until it ends or standard input does; its exit status."""
     with open(log, "ab") as output:  # noqa: PTH123 - pathlib costs start-up time here
-        java = subprocess.Popen(
+        java = subprocess.Popen(  # our own command, no shell # nosec B603
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,

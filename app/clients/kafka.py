@@ -1,11 +1,30 @@
 """A Kafka consumer that leaves nothing behind, whenever its start is given up or it is stopped."""
 
 import asyncio
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
 
 GIVEN_UP_S = 5.0
+
+
+class Standing(NamedTuple):
+    """How far a reader is in one partition.
+
+    next_offset: the first one it has not done with; None while that is not known. at: when it was surely that far: the
+    time of the last record it has done with, or when it was given the partition.
+    """
+
+    next_offset: int | None
+    at: datetime
+
+
+def time_of(record: ConsumerRecord) -> datetime:
+    """When a record was written, as its producer or its broker says."""
+    return datetime.fromtimestamp(record.timestamp / 1000, UTC)
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]

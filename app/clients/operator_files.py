@@ -32,4 +32,4 @@ def read_content(path: Path) -> object:
         return json.loads(
             text, object_pairs_hook=lambda pairs: _without_doubles([key for key, _ in pairs], dict(pairs))
         )
-    return yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader
+    return yaml.load(text, _UniqueKeys)  # noqa: S506 - a safe loader # nosec B506

@@ -7,13 +7,14 @@ may hold a partition for a moment during a rebalance; the one whose offset has m
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from app.clients.kafka import Consumer
+from app.clients.kafka import Consumer, Standing, time_of
 from app.history.database import DATABASE_ERRORS
 from app.history.ledger import LedgerProjection
 from app.history.projection import Place, Projection, Record
@@ -44,6 +45,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group_id = group_id
         self._places: dict[int, Place] = {}
         self._unloaded: set[int] = set()
+        self._standings: dict[TopicPartition, Standing] = {}
         self._consumer: Consumer | None = None
         self._retry_s = RETRY_S
 
@@ -51,6 +53,10 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         """The first offset that is not folded yet; NOT_OWNED for a partition that another worker projects."""
         place = self._places.get(partition)
         return NOT_OWNED if place is None else place.next_offset
+
+    def standings(self) -> Mapping[TopicPartition, Standing]:
+        """How far it is in each of its partitions, also while the database is away."""
+        return self._standings
 
     async def run(self) -> None:
         """Project until cancelled; a broker or a database that is gone is waited for."""
@@ -73,19 +79,23 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._load_assigned()
                 batches = await consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH_RECORDS)
                 await self._project({at.partition: [*map(_record, read)] for at, read in batches.items()})
+                self._note_standings({at: records[-1] for at, records in batches.items()})
         finally:
             await consumer.stop()
             self._places.clear()
             self._unloaded.clear()
+            self._standings = {}
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Forget them; a batch that is being written keeps its places, and they are nobody's any more."""
         for at in revoked:
             self._places.pop(at.partition, None)
             self._unloaded.discard(at.partition)
+            self._standings.pop(at, None)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Have them loaded by the loop: a rebalance must not wait for a database."""
+        self._standings = {at: Standing(None, datetime.now(UTC)) for at in assigned} | self._standings
         self._unload(at.partition for at in assigned)
 
     def _unload(self, partitions: Iterable[int]) -> None:
@@ -112,6 +122,8 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.resume(at)
         self._unloaded.discard(place.partition)
         self._places[place.partition] = place
+        if at in self._standings:
+            self._standings[at] = Standing(place.next_offset, self._standings[at].at)
 
     async def _project(self, batches: Mapping[int, list[Record]]) -> None:
         """Project what was read; when that goes wrong, have its partitions loaded again."""
@@ -126,6 +138,12 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._written(ends)
             return
         self._unload(place.partition for place, _ in read if self._places.get(place.partition) is place)
+
+    def _note_standings(self, last: Mapping[TopicPartition, ConsumerRecord]) -> None:
+        for at, record in last.items():
+            next_offset = self.position(at.partition)
+            if at in self._standings and next_offset > record.offset:
+                self._standings[at] = Standing(next_offset, time_of(record))
 
     async def _written(self, ends: Mapping[int, int]) -> None:
         if ends:

@@ -10,13 +10,14 @@ from faust.types import EventT, StreamT
 from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
 from app.core.errors import RecordRefused, RecordTooLarge
-from app.core.events import Event, ExecutionRequested, StartJudged, TimerFired, read_event
+from app.core.events import Event, ExecutionRequested, StartJudged, StepFinished, TimerFired, read_event
 from app.core.execution import Execution
 from app.core.lifecycle import Evolved, evolve
 from app.core.rollback import rollback_status
 from app.core.unsendable import answer_for, stop_of
 from app.streams.figures import Figures
 from app.streams.index import ExecutionIndex, row_of, state_of
+from app.streams.lines import State
 from app.streams.log import Log
 from app.streams.pausing import Pauses
 from app.streams.publisher import Delivery, Publisher
@@ -91,7 +92,7 @@ class Advancer:
             evolved = Evolved(before, "it belongs to another tenant")
         else:
             evolved = evolve(before, happened, message.offset)
-        self._count(happened, evolved)
+        self._count(before, happened, evolved)
         if evolved.refusal is None and isinstance(evolved.execution, Execution):
             self._keep(message.partition, evolved.execution)
         deliveries: list[Delivery] = []
@@ -206,9 +207,11 @@ class Advancer:
             self.index.remove(execution_id)
             self._table.pop(execution_id, None)
 
-    def _count(self, event: Event, evolved: Evolved) -> None:
+    def _count(self, before: State | None, event: Event, evolved: Evolved) -> None:
         effect = "folded" if evolved.refusal is None else "refused"
         self._figures.events.labels(event.type, effect).inc()
+        if evolved.refusal is None and (doubt := _doubt(before, event)) is not None:
+            self._figures.unknown_outcomes.labels(*doubt).inc()
         if evolved.refusal is not None:
             named = {"execution_id": event.execution_id, "tenant": event.tenant, "type": event.type}
             logger.debug("event_changed_nothing", extra={**named, "why": evolved.refusal})
@@ -216,6 +219,18 @@ class Advancer:
     async def _fire(self, execution: Execution) -> None:
         fired = TimerFired(tenant=execution.tenant, execution_id=execution.execution_id, at=self._clock())
         await self._log.publish_event(fired)
+
+
+def _doubt(before: State | None, event: Event) -> tuple[str, str] | None:
+    """The kind of a step whose outcome an event leaves unknown, and why; None of any other event."""
+    place = before.standing if isinstance(before, Execution) else None
+    if not isinstance(before, Execution) or place is None:
+        return None
+    kind = before.runbook.steps[place.forward(before)].type
+    if isinstance(event, StepFinished) and event.outcome.outcome == "unknown":
+        return kind, "said"
+    lease_ended = isinstance(event, TimerFired) and place.step(before).status == "started"
+    return (kind, "lease_ended") if lease_ended else None
 
 
 def _key(command: Command) -> SentKey:

@@ -1,9 +1,10 @@
 """The executions of the owned partitions, in memory: derived from the table, rebuilt after every rebalance."""
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.core.commands import Command
 from app.core.execution import Execution, Marker, Status
@@ -112,10 +113,34 @@ class ExecutionIndex:
         """How many wait, by tenant."""
         return {tenant: len(line.waiting) for tenant, line in self._lines.items()}
 
-    def sizes(self) -> tuple[int, int]:
-        """How many live executions and how many markers there are."""
-        live = sum(1 for _ in self.live())
-        return live, len(self._states) - live
+    def oldest_queued(self) -> dict[str, datetime]:
+        """When what has waited longest for its start was requested, by tenant: the first of its line."""
+        firsts = {tenant: next(iter(line.waiting), None) for tenant, line in self._lines.items()}
+        states = {tenant: self._states[name] for tenant, name in firsts.items() if name is not None}
+        return {tenant: state.request.at for tenant, state in states.items() if isinstance(state, Execution)}
+
+    def survey(self) -> "Survey":
+        """What there is, in one walk over all of it."""
+        live, attention, asked = 0, Counter[str](), dict[str, list[datetime]]()
+        for execution in self.live():
+            live += 1
+            attention[execution.tenant] += execution.status == Status.attention
+            if (approval := execution.waiting) is not None:
+                asked.setdefault(execution.tenant, []).append(approval.requested_at)
+        return Survey(live, len(self._states) - live, +attention, asked)
+
+
+class Survey(NamedTuple):
+    """How many live executions and markers there are.
+
+    By tenant: attention, how many wait for a person's word about an unknown outcome; asked, since when approvals are
+    waited for.
+    """
+
+    live: int
+    markers: int
+    attention: Counter[str]
+    asked: dict[str, list[datetime]]
 
 
 def _place(state: State) -> int:

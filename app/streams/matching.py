@@ -106,6 +106,7 @@ class AnomalyMatcher:
             anomaly = read_anomaly(event.value, position)
         except AnomalyRefused as error:
             self._figures.anomalies.labels("refused").inc()
+            self._figures.dead_letters.labels(message.topic).inc()
             logger.warning("anomaly_refused", extra={"offset": message.offset, "error": str(error)})
             return [await self._log.send_dead_letter(source_of(event), error)]
         found = match(anomaly, self._catalog)

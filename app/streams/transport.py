@@ -118,6 +118,14 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         notify(self._waiting_for_ack)
         return True
 
+    def reached(self) -> dict[TP, int | None]:
+        """By partition that this worker reads, the first record it has not done with; None for the very first one."""
+        return {tp: self._reached(tp) for tp in self._read_offset if self.app.topics.acks_enabled_for(tp.topic)}
+
+    def _reached(self, tp: TP) -> int | None:
+        handed_out = self._deliveries[tp].committable() if tp in self._deliveries else None
+        return self._committed_offset.get(tp) if handed_out is None else handed_out
+
     def _new_offset(self, tp: TP) -> int | None:
         return self._deliveries[tp].committable()
 

@@ -341,10 +341,11 @@ class Alive(Shown):
 
 
 class Readiness(Shown):
-    """Whether the worker can do work, and why not."""
+    """Whether the worker can do work, and why not; warnings: what somebody should look at, ready or not."""
 
     status: Literal["ready", "not ready"]
     reasons: list[str]
+    warnings: list[str]
 
 
 def told(problems: tuple[Problem, ...]) -> list[ProblemItem]:

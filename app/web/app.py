@@ -11,6 +11,7 @@ from app.web.operations import (
     DESCRIPTION,
     READINESS,
     REGISTRY,
+    WARNINGS,
     description_bytes,
     guarded,
     healthz,
@@ -31,6 +32,7 @@ def build_web(parts: WebParts) -> web.Application:
     application = web.Application(middlewares=middlewares, client_max_size=parts.max_body_bytes)
     application[PARTS] = parts
     application[READINESS], application[REGISTRY] = parts.readiness, parts.registry
+    application[WARNINGS] = parts.warnings
     desk = application[DESK] = open_desk(parts)
     if desk is not None:
         application.cleanup_ctx.append(lambda _: desk.connected())
@@ -40,10 +42,12 @@ def build_web(parts: WebParts) -> web.Application:
     return application
 
 
-def build_probes(readiness: Callable[[], list[str]], registry: CollectorRegistry) -> web.Application:
+def build_probes(
+    readiness: Callable[[], list[str]], registry: CollectorRegistry, warnings: Callable[[], list[str]]
+) -> web.Application:
     """What a worker without an API serves: whether it lives, whether it is ready, and its figures."""
     application = web.Application(middlewares=[watched(registry), guarded])
-    application[READINESS], application[REGISTRY] = readiness, registry
+    application[READINESS], application[REGISTRY], application[WARNINGS] = readiness, registry, warnings
     for path, handler in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         application.router.add_get(path, handler, name=path.removeprefix("/"))
     return application

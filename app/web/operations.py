@@ -14,6 +14,7 @@ from app.web.reading import answer
 
 DESCRIPTION: web.AppKey[bytes] = web.AppKey("description", bytes)
 READINESS: web.AppKey[Callable[[], list[str]]] = web.AppKey("readiness")
+WARNINGS: web.AppKey[Callable[[], list[str]]] = web.AppKey("warnings")
 REGISTRY: web.AppKey[CollectorRegistry] = web.AppKey("registry", CollectorRegistry)
 
 
@@ -23,11 +24,11 @@ async def healthz(_: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Whether the worker can do work, and why not."""
-    reasons = request.app[READINESS]()
+    """Whether the worker can do work, why not, and what somebody should look at."""
+    reasons, warnings = request.app[READINESS](), request.app[WARNINGS]()
     if reasons:
-        return answer(Readiness(status="not ready", reasons=reasons), 503)
-    return answer(Readiness(status="ready", reasons=[]))
+        return answer(Readiness(status="not ready", reasons=reasons, warnings=warnings), 503)
+    return answer(Readiness(status="ready", reasons=[], warnings=warnings))
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -219,7 +219,7 @@ class WebParts:
 
     signing: key id and key for approval decisions; None where nobody can approve. slack: None where nobody can approve
     in Slack. backtests, decisions: None where they cannot be asked for. readiness: the
-    reasons why the worker is not ready, empty when it is.
+    reasons why the worker is not ready, empty when it is. warnings: what somebody should look at.
     """
 
     log: LogPort
@@ -239,6 +239,7 @@ class WebParts:
     slack: SlackRules | None = None
     backtests: BacktestPort | None = None
     decisions: DecisionPorts | None = None
+    warnings: Callable[[], list[str]] = list
 
 
 PARTS: web.AppKey[WebParts] = web.AppKey("parts", WebParts)

@@ -228,16 +228,20 @@ async def test_a_database_that_goes_away_is_waited_for(topic, postgresql_of_its_
         return told()
 
     engine = await open_database(await postgresql_of_its_own.new_database())
-    async with running(topic.projector(engine)):
+    async with running(topic.projector(engine)) as projector:
         topic.live()
         await topic.send()
         await topic.projected(engine)
         await asyncio.to_thread(postgresql_of_its_own.stop)
+        before = [standing.next_offset for _, standing in sorted(projector.standings().items())]
+        assert before == [len(log.values) for log in topic.logs]
         topic.live()
         await topic.send()
         await until(noticed)
+        assert [standing.next_offset for _, standing in sorted(projector.standings().items())] == before
         await asyncio.to_thread(postgresql_of_its_own.start)
         await topic.projected(engine)
+    assert projector.standings() == {}
     await assert_is_the_fold(read_rows, engine, topic)
     await engine.dispose()
 

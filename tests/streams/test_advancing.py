@@ -15,7 +15,7 @@ from app.core.execution import Execution, Marker
 from app.core.pauses import Pause, PauseEnded, PausePut
 from app.core.pauses import Pauses as Fold
 from app.streams.advancing import Advancer
-from app.streams.figures import Figures
+from app.streams.figures import Figures, IndexFigures
 from app.streams.index import row_of, state_of
 from app.streams.pausing import Pauses
 
@@ -76,8 +76,10 @@ class Bench:
         self.now = T0
         self.fold = Fold()
         self.pauses = Pauses(self.fold)
-        figures = Figures(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        figures = Figures(self.registry)
         self.advancer = Advancer(self.table, self.log, None, lambda: self.now, figures, self.pauses)
+        self.registry.register(IndexFigures(self.advancer.index, lambda: self.now))
         self.offset = 0
 
     async def read(self, event, partition=0):
@@ -85,6 +87,9 @@ class Bench:
         raw = event if isinstance(event, bytes) else write_event(event)
         message = SimpleNamespace(topic="execution-events", partition=partition, offset=self.offset, key=b"default")
         return await self.advancer._handle(SimpleNamespace(message=message, value=raw))
+
+    def figure(self, name, **labels):
+        return self.registry.get_sample_value(f"runbooks_{name}", labels)
 
     def state(self, execution_id="e"):
         return self.advancer.index.get(execution_id)
@@ -389,3 +394,30 @@ async def test_those_who_may_start_are_named_once_each_and_again_when_their_stat
     assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e1"]
     index.rebuild([(0, state) for state in list(index.live())])
     assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e0", "e1", "e2", "e3", "e4"]
+
+
+async def test_an_unknown_outcome_is_counted_by_why(bench):
+    for number, s in enumerate((story(slack()).does("unknown"), story(slack()).started().at(15).timer())):
+        name = {"execution_id": f"e{number}"}
+        for event in s.events:
+            run = {"run": bench.state(f"e{number}").run} if hasattr(event, "run") else {}
+            await bench.read(event.model_copy(update=name | run))
+        assert bench.state(f"e{number}").status == "attention"
+    assert bench.figure("attention_executions", tenant="default") == 2
+    assert bench.figure("unknown_outcomes_total", kind="slack", reason="said") == 1
+    assert bench.figure("unknown_outcomes_total", kind="slack", reason="lease_ended") == 1
+
+
+async def test_what_waits_longest_is_known_by_tenant(bench):
+    for number in range(4):
+        at = T0 + timedelta(seconds=number)
+        await bench.read(named(number, scale(deployment="a", require_approval=True), at=at))
+    s = story(scale(deployment="a", require_approval=True)).at(5).prepared()
+    plan = s.events[-1].model_copy(update={"execution_id": "e0", "run": bench.state("e0").run})
+    await bench.read(plan)
+    bench.now = T0 + timedelta(seconds=60)
+    assert bench.figure("waiting_approvals", tenant="default") == 1
+    assert bench.figure("oldest_approval_seconds", tenant="default") == 55
+    assert bench.figure("queued_executions", tenant="default") == 3
+    assert bench.figure("oldest_queued_seconds", tenant="default") == 59
+    assert bench.figure("oldest_queued_seconds", tenant="other") is None

@@ -7,6 +7,7 @@ import sys
 
 import jwt
 import pytest
+from aiokafka import AIOKafkaProducer
 from processes import DEMO_RUNBOOK, SECRET
 from waiting import until
 
@@ -92,16 +93,20 @@ async def test_refusals_are_one_message_and_exit_status_1(runbooks, worker, tmp_
     assert (status, err.startswith("runbooks: the settings are wrong: api.port")) == (1, True)
 
 
-async def test_dead_letters_are_listed_and_requeued(runbooks, worker, publish, api):
-    await publish("anomaly-events", b"{broken")
+async def test_dead_letters_are_listed_shown_and_requeued_once(runbooks, worker, publish, api):
+    await publish("anomaly-events", b"{broken \x1b[2J\xff", key=b"k\n")
 
-    async def listed():
-        _, out, _ = await runbooks("dead-letters", "list")
+    async def listed(*more):
+        _, out, _ = await runbooks("dead-letters", "list", *more)
         return [json.loads(line) for line in out.splitlines()]
 
     (letter,) = await until(listed)
-    assert (letter["source-topic"], letter["value"]) == ("anomaly-events", "{broken")
+    assert (letter["source-topic"], letter["value"]) == ("anomaly-events", "{broken \x1b[2J\N{REPLACEMENT CHARACTER}")
     assert "not JSON" in letter["error"]
+    status, out, _ = await runbooks("dead-letters", "show", letter["offset"])
+    lines = [line.split(None, 1) for line in out.splitlines()]
+    assert (status, ["key", r"k\n"] in lines, ["record", r"{broken \x1b[2J\xff"] in lines) == (0, True, True)
+    assert "\x1b" not in out
     status, out, _ = await runbooks("dead-letters", "requeue", letter["offset"])
     assert (status, out.startswith("recorded at anomaly-events/")) == (0, True)
 
@@ -109,7 +114,55 @@ async def test_dead_letters_are_listed_and_requeued(runbooks, worker, publish, a
         return len(await listed()) == 2
 
     await until(two)
-    assert (await runbooks("dead-letters", "requeue", 99))[0] == 1
+    first, second = await listed()
+    assert (first["requeued"]["to"], second["requeued"]) == (out.removeprefix("recorded at ").strip(), None)
+    assert await listed("--limit", 1) == [second]
+    status, _, err = await runbooks("dead-letters", "requeue", letter["offset"])
+    assert (status, "has a letter of its own" in err) == (1, True)
+    assert (await runbooks("dead-letters", "requeue", letter["offset"], "--again"))[0] == 0
+    status, _, err = await runbooks("dead-letters", "show", 99)
+    assert (status, err.startswith("runbooks: dead-letters holds no record at offset 99: it holds 0 to ")) == (1, True)
+
+
+async def test_what_cannot_be_requeued_says_what_to_do(runbooks, worker, broker):
+    headers = {"source-topic": b"gone", "source-partition": b"0", "source-offset": b"7"}
+    letters = [headers, headers | {"source-topic": b"anomaly-events", "cut": b"99"}, {}]
+    async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
+        for number, one in enumerate(letters):
+            place = await producer.send_and_wait("dead-letters", b"x", headers=list(one.items()))
+            assert place.offset == number
+    for offset, said in enumerate(("'gone' is no topic", "only 1 of its 99 bytes", "does not say which topic")):
+        status, _, err = await runbooks("dead-letters", "requeue", offset)
+        assert (status, said in err) == (1, True), err
+
+
+async def test_nothing_of_others_steers_the_terminal_or_forges_a_line(runbooks, worker, api, publish):
+    evil = "a\x1b[2J\n    digest   forged\x9b\u202e\x7f"
+    step = {"type": "http", "url": "http://127.0.0.1:9/{{ anomaly.labels.x }}", "require_approval": True}
+    await api.put_runbook({"name": "one", "trigger": {"service_id": evil}, "steps": [step]})
+    await publish(
+        "anomaly-events", {"service_id": evil, "metric_name": evil, "anomaly_id": evil, "labels": {"x": evil}}
+    )
+    waiting = await api.waiting()
+    assert (await api.call("PUT", "/api/v1/pauses/p", {"reason": evil}))[0] == 200
+    shown = [
+        ("approvals",),
+        ("history",),
+        ("history", "--json"),
+        ("explain", evil),
+        ("pauses",),
+        ("coverage",),
+        ("coverage", "--json"),
+        ("reject", waiting["execution_id"], "--comment", evil),
+        ("execute", evil),
+        ("publish-anomaly", "-"),
+    ]
+    for arguments in shown:
+        _, out, err = await runbooks(*arguments, stdin=b"x\x1b[2J")
+        text = out + err
+        assert text.strip(), arguments
+        assert all(one.isprintable() or one == "\n" for one in text), (arguments, text)
+        assert "\n    digest   forged" not in text, arguments
 
 
 async def test_topics_are_checked_and_applied(runbooks):

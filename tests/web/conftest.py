@@ -62,6 +62,7 @@ class World:
     history: FakeHistory = field(default_factory=FakeHistory)
     definitions: FakeDefinitions = field(default_factory=FakeDefinitions)
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     now: datetime = T0
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -79,6 +80,7 @@ class World:
             tokens=TokenRules(secret=SECRET),
             limits=Limits(max_concurrent_runbooks=7),
             readiness=lambda: self.reasons,
+            warnings=lambda: self.warnings,
             clock=lambda: self.now,
             new_id=lambda: f"id-{next(self.ids)}",
             registry=CollectorRegistry(),

@@ -8,7 +8,10 @@ async def test_it_is_alive(web):
 
 
 async def test_it_is_ready_when_nothing_speaks_against_it(web, world):
-    assert (await web.plain("GET", "/readyz")).body == {"status": "ready", "reasons": []}
+    assert (await web.plain("GET", "/readyz")).body == {"status": "ready", "reasons": [], "warnings": []}
+    world.warnings.append("1 record was put on dead-letters")
+    answer = await web.plain("GET", "/readyz")
+    assert (answer.status, answer.body["warnings"]) == (200, world.warnings)
     world.reasons.append("the projector has stopped")
     answer = await web.plain("GET", "/readyz")
     assert (answer.status, answer.body["reasons"]) == (503, ["the projector has stopped"])
