@@ -32,7 +32,7 @@ lint: $(STAMP)  ## ruff, mypy, import-linter, bandit
 	@$(BIN)/bandit -q -c pyproject.toml -r app
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-audit-dependencies: $(STAMP)  ## known weaknesses of the pinned packages; asks pypi.org, so it needs the network
+audit-dependencies: $(STAMP)  ## known weaknesses of the pinned packages; asks a public database, so it needs the network
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
 	@$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 

@@ -22,7 +22,7 @@ from app.collecting import collect_rarely
 from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
 from app.history.signed_anchors import SignedAnchors, read_public_key
-from app.printing import say, say_json
+from app.printing import complain, say, say_json
 from app.settings import Settings
 from app.streams.connection import KafkaConnection
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
