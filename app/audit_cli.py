@@ -1,9 +1,11 @@
 """The commands ``runbooks audit``: thin, like all commands."""
 
-import asyncio
 import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import orjson
 import typer
@@ -11,17 +13,50 @@ import uvloop
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
+from app.audit import drilling, exporting, replaying
+from app.audit.drilling import Drilled, Rebuilding
+from app.audit.exporting import Exported
+from app.audit.findings import safe
+from app.audit.replaying import Replayed, Wanted
 from app.audit.verifying import Progress, Result, Sources, Verification
+from app.backtest_cli import moment
 from app.collecting import collect_rarely
-from app.core.errors import RunbooksError
+from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
+from app.history.signed_anchors import SignedAnchors, read_public_key
 from app.settings import Settings
+from app.streams.connection import KafkaConnection
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
-from app.wiring import connection_of
+from app.wiring import DEFAULT_TENANT, connection_of, now
 
-audit_cli = typer.Typer(no_args_is_help=True, help="Check the log, and what was made of it.")
+audit_cli = typer.Typer(no_args_is_help=True, help="Check the log, and what was made of it; ask what it says.")
+drill_cli = typer.Typer(no_args_is_help=True)
 DIFFERENT, NOT_RUN = 1, 2
+
+
+@drill_cli.callback()
+def drill() -> None:
+    """Practise what a disaster would need, beside what is live."""
+
+
+Found = TypeVar("Found")
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Tenant = Annotated[str, typer.Option(help="Whose executions.")]
+
+
+class Form(StrEnum):
+    """How an export is written."""
+
+    jsonl = "jsonl"
+    csv = "csv"
+    report = "report"
+
+
+FORMS: dict[Form, Callable[[Exported], Iterator[str]]] = {
+    Form.jsonl: exporting.as_json_lines,
+    Form.csv: exporting.as_csv,
+    Form.report: exporting.as_report,
+}
 
 
 @audit_cli.command()
@@ -29,40 +64,116 @@ def verify(
     as_json: JsonFlag = False,
     checkpoint: Annotated[Path | None, typer.Option(help="A file to go on from, written while it runs.")] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave history and live table out.")] = False,
+    anchors: Annotated[list[Path] | None, typer.Option(help="A file of signed anchors; may be given again.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The Ed25519 key they are signed with, PEM.")] = None,
 ) -> None:
     """Fold the whole log, check every rule, compare history and live table: 0 clean, 1 differences, 2 not run."""
     collect_rarely()
-    try:
-        result = uvloop.run(_verify(Settings(), checkpoint, log_only=log_only))
-    except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
-        print(f"runbooks: the audit could not be made: {error}", file=sys.stderr)
-        raise typer.Exit(NOT_RUN) from error
+    result = run_or_exit(lambda: _verify(Settings(), checkpoint, (anchors, public_key), log_only=log_only))
     print(orjson.dumps(result.shown()).decode() if as_json else "\n".join(told(result)))
     if result.count:
         raise typer.Exit(DIFFERENT)
 
 
-async def _verify(settings: Settings, checkpoint: Path | None, *, log_only: bool) -> Result:
+@audit_cli.command()
+def replay(
+    as_of: Annotated[str, typer.Option(help="RFC 3339 time, 7d or 12h ago, or an offset in the tenant's partition.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    execution: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show executions as they stood then, folded from the log alone: 0 shown, 1 there were none, 2 not run."""
+    replayed = run_or_exit(lambda: _replay(as_of, tenant, execution))
+    print(orjson.dumps(replaying.shown(replayed)).decode() if as_json else "\n".join(replaying.told(replayed)))
+    if not replayed.executions:
+        raise typer.Exit(DIFFERENT)
+
+
+@audit_cli.command()
+def export(
+    executions: Annotated[list[str], typer.Argument(help="Their ids.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    form: Annotated[Form, typer.Option("--format", help="JSON Lines, a table, or a text to read.")] = Form.jsonl,
+) -> None:
+    """Write all that was recorded of these executions: who, what, why, when, digests, before and after."""
+    exported = run_or_exit(lambda: exporting.export(_connection(), EXECUTION_EVENTS, tenant, executions, show_progress))
+    for line in FORMS[form](exported):
+        print(line)
+    missing = [name for name in executions if name not in exported.executions]
+    if missing:
+        print(f"runbooks: the log has nothing of {', '.join(map(safe, missing))}", file=sys.stderr)
+        raise typer.Exit(DIFFERENT)
+
+
+@drill_cli.command()
+def rebuild(
+    folder: Annotated[Path | None, typer.Option(help="Where to; none: a new folder for temporary files.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Rebuild history and live table from the log alone, beside the live ones: 0 the same, 1 differences, 2 not run."""
+    where = folder or Path(tempfile.mkdtemp(prefix="runbooks-drill-"))
+    drilled = run_or_exit(lambda: _rebuild(Settings(), where))
+    print(orjson.dumps(drilled.shown()).decode() if as_json else "\n".join(drilling.told(drilled)))
+    if drilled.result.count:
+        raise typer.Exit(DIFFERENT)
+
+
+async def _replay(as_of: str, tenant: str, execution: str | None) -> Replayed:
+    wanted = Wanted(tenant, int(as_of) if as_of.isdecimal() else moment(as_of, now()), execution)
+    return await replaying.replay(_connection(), EXECUTION_EVENTS, wanted, show_progress)
+
+
+async def _rebuild(settings: Settings, folder: Path) -> Drilled:
     kafka = settings.kafka
+    engine = await open_database(settings.history_url)
+    try:
+        table = changelog_name(kafka.group_id, "executions")
+        sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id)
+        return await Rebuilding(sources, folder, show_progress).run()
+    finally:
+        await engine.dispose()
+
+
+def run_or_exit(work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+    """Run it; what cannot be run ends the command with a status of its own."""
+    try:
+        return uvloop.run(work())
+    except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
+        print(f"runbooks: the audit could not be made: {error}", file=sys.stderr)
+        raise typer.Exit(NOT_RUN) from error
+    finally:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+def show_progress(progress: Progress) -> None:
+    """One line on a terminal, written over again."""
+    if sys.stderr.isatty():
+        print(f"\r{progress.told()}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _connection() -> KafkaConnection:
+    return connection_of(Settings().kafka)
+
+
+async def _verify(
+    settings: Settings, checkpoint: Path | None, anchors: tuple[list[Path] | None, Path | None], *, log_only: bool
+) -> Result:
+    kafka, signed = settings.kafka, _signed(*anchors)
     engine = None if log_only else await open_database(settings.history_url)
     table = None if log_only else changelog_name(kafka.group_id, "executions")
     try:
-        sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id)
-        verification = Verification(sources, _show_progress, checkpoint)
-        try:
-            return await verification.run()
-        except asyncio.CancelledError:
-            if checkpoint is not None:
-                verification.save()
-            raise
+        sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id, signed)
+        return await Verification(sources, show_progress, checkpoint).run()
     finally:
         if engine is not None:
             await engine.dispose()
 
 
-def _show_progress(progress: Progress) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{progress.told()}\x1b[K", end="", file=sys.stderr, flush=True)
+def _signed(files: list[Path] | None, key: Path | None) -> SignedAnchors | None:
+    if bool(files) != (key is not None):
+        raise ConfigurationError("--anchors and --public-key are needed together")
+    return SignedAnchors(files, read_public_key(key), EXECUTION_EVENTS) if files and key else None
 
 
 def told(result: Result) -> list[str]:

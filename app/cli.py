@@ -16,7 +16,7 @@ import uvloop
 from pydantic import ValidationError
 
 from app import operating
-from app.audit_cli import audit_cli
+from app.audit_cli import audit_cli, drill_cli
 from app.backtest_cli import backtest_cli
 from app.calling import call as _call
 from app.core.errors import RunbooksError
@@ -34,6 +34,7 @@ letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be 
 cli.add_typer(topics_cli, name="topics")
 cli.add_typer(letters_cli, name="dead-letters")
 cli.add_typer(audit_cli, name="audit")
+cli.add_typer(drill_cli, name="drill")
 cli.add_typer(backtest_cli)
 SWITCH_INTERVAL_S = 0.0005
 """Faust's consumer has a thread of its own: with Python's 5 ms every record would wait for it (docs/performance.md)."""

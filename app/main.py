@@ -43,6 +43,7 @@ from app.streams.app import (
     add_executors,
     build_app,
     declare_table,
+    membership_of,
 )
 from app.streams.approvals import ApprovalRecorder
 from app.streams.backtesting import Backtester
@@ -52,7 +53,8 @@ from app.streams.definitions import Definitions
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.groups import refuse_other_readers
-from app.streams.ledger import Ledger
+from app.streams.index import is_newer_row
+from app.streams.ledger import Ledger, is_newer_claim
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.metric_checking import MetricChecker
@@ -72,6 +74,7 @@ from app.wiring import (
     now,
     read_definitions,
     read_users,
+    signer_of,
     signing_keys,
     slack_rules,
     stream_settings,
@@ -160,7 +163,12 @@ async def start_streams(
             executor.on_partitions(partitions)
         recovered.set()
 
+    def shared_out() -> None:
+        for executor in executors.steps:
+            executor.on_partitions(set())
+
     ledger_table.on_owned = owned
+    membership_of(agents.app).on_shared_out.append(shared_out)
     await agents.app.start()
     stack.push_async_callback(agents.app.stop)
     for executor in executors.steps:
@@ -263,9 +271,12 @@ class Worker:
     async def _start_projector(
         self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection, news: News
     ) -> tuple["asyncio.Task[None]", ...]:
-        group, keep = self._settings.kafka.group_id, timedelta(days=self._settings.history.decisions_kept_days)
+        group, settings = self._settings.kafka.group_id, self._settings.history
+        keep, store = timedelta(days=settings.decisions_kept_days), Store(engine, EXECUTION_EVENTS)
+        signer = signer_of(settings, store, EXECUTION_EVENTS)
+        history = Projection(store, self._registry, news.told, signer, settings.anchor_records)
         projections = (
-            (EXECUTION_EVENTS, "history", Projection(Store(engine, EXECUTION_EVENTS), self._registry, news.told)),
+            (EXECUTION_EVENTS, "history", history),
             (MATCH_DECISIONS, "ledger", LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)),
         )
         looking = asyncio.create_task(news.run())
@@ -293,14 +304,14 @@ class Worker:
         faust_app = build_app(connection, stream_settings(settings, settings.kafka.group_id, shared))
         agents = Agents(faust_app)
         figures = Figures(self._registry)
-        executions = declare_table(faust_app, "executions", shared)
-        ledger_table = declare_table(faust_app, "step_ledger", shared)
+        executions = declare_table(faust_app, "executions", shared, is_newer_row)
+        ledger_table = declare_table(faust_app, "step_ledger", shared, is_newer_claim)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, limits_of(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),
             recorder=ApprovalRecorder(log, signing_keys(settings), figures, trust_topic=settings.approvals.trust_topic),
         )
-        ledger = Ledger(ledger_table, publisher, incarnation)
+        ledger = Ledger(ledger_table, publisher, incarnation, membership_of(faust_app))
         executors = executors_of(settings, clients, self._slack_users, ledger, log, figures)
         checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
         executors = replace(executors, checker=checker, inspector=inspector)
@@ -312,6 +323,8 @@ class Worker:
             self._recovered = True
 
         executions.on_owned = owned
+        parts.advancer.on_requested = parts.matcher.pace.folded
+        membership_of(faust_app).on_shared_out.append(parts.matcher.forget)
         await start_streams(stack, agents, executors, ledger_table, settings.worker.shutdown_grace_s)
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
             running = asyncio.create_task(work)

@@ -63,10 +63,21 @@ class HistorySettings(Group):
     """The read model: an SQLAlchemy URL; None is an SQLite file in the data folder.
 
     decisions_kept_days: how long it is kept which runbook an anomaly started, and why others not, in days.
+    anchor_records: how many records of the log one anchor of tamper evidence covers. anchors_file: where whole anchors
+    are appended, signed with the Ed25519 key in anchors_key_file (PEM, PKCS#8); None keeps them in the database only.
     """
 
     url: SecretStr | None = None
     decisions_kept_days: Annotated[float, Field(gt=0)] = 30.0
+    anchor_records: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    anchors_file: Path | None = None
+    anchors_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _signed_or_not(self) -> Self:
+        if (self.anchors_file is None) != (self.anchors_key_file is None):
+            raise ValueError("anchors_file and anchors_key_file are needed together: set both or none")
+        return self
 
 
 class KubernetesSettings(Group):

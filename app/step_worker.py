@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 from app.clients.secrets import Secrets
 from app.main import Running, executors_of, metric_agents, new_incarnation, serve, start_publisher, start_streams
 from app.settings import Settings
-from app.streams.app import Agents, add_executors, build_app, declare_table
+from app.streams.app import Agents, add_executors, build_app, declare_table, membership_of
 from app.streams.figures import Figures
 from app.streams.groups import group_of, refuse_other_readers
-from app.streams.ledger import Ledger
+from app.streams.ledger import Ledger, is_newer_claim
 from app.streams.log import Log
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.web.app import build_probes
@@ -48,8 +48,9 @@ class StepWorker:
             clients = clients_of(settings, self.secrets)
             stack.push_async_callback(clients.close)
             agents = Agents(build_app(connection, stream_settings(settings, group_id, shared)))
-            table = declare_table(agents.app, TABLE, shared)
-            log, ledger, figures = Log(publisher), Ledger(table, publisher, incarnation), Figures(self._registry)
+            table = declare_table(agents.app, TABLE, shared, is_newer_claim)
+            log, figures = Log(publisher), Figures(self._registry)
+            ledger = Ledger(table, publisher, incarnation, membership_of(agents.app))
             executors = executors_of(settings, clients, self._users, ledger, log, figures)
             checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
             executors = replace(executors, checker=checker, inspector=inspector)

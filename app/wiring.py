@@ -18,7 +18,9 @@ from app.core.errors import ConfigurationError, RunbookRefused
 from app.core.events import Limits
 from app.core.people import SlackUsers, read_slack_users
 from app.core.runbook import Runbook, read_runbook
-from app.settings import KafkaSettings, Settings
+from app.history.signed_anchors import AnchorSigner, read_private_key
+from app.history.store import Store
+from app.settings import HistorySettings, KafkaSettings, Settings
 from app.streams.app import (
     StreamSettings,
 )
@@ -147,6 +149,13 @@ def read_users(path: Path | None) -> SlackUsers:
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: must be an object with the field users")
     return read_slack_users(content, str(path))
+
+
+def signer_of(history: HistorySettings, store: Store, topic: str) -> AnchorSigner | None:
+    """What signs anchors, where the settings name a file and a key. Raises ConfigurationError."""
+    if history.anchors_file is None or history.anchors_key_file is None:
+        return None
+    return AnchorSigner(history.anchors_file, read_private_key(history.anchors_key_file), store, topic)
 
 
 def signing_keys(settings: Settings) -> Mapping[str, bytes]:

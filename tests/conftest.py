@@ -1,6 +1,7 @@
 """What all tests share: one real Kafka for the session, emptied of our topics between tests."""
 
 import asyncio
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,29 @@ def pytest_addoption(parser):
     parser.addoption("--broker", choices=("embedded", "docker"), default="embedded", help="Which Kafka the tests use.")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores, since tests mostly wait; a broker that was named can serve only one at a time."""
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        return 0
+    return min(4, 1 + (os.cpu_count() or 1))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["missing"] = sorted(MISSING)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    MISSING.update(getattr(node, "workeroutput", {}).get("missing", ()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    """What was captured can hold half a character, which cannot go from one process to another."""
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+
+
 def pytest_terminal_summary(terminalreporter):
     for name in sorted(MISSING):
         terminalreporter.write_line(f"MISSING PART: {name}: its tests did not run", red=True, bold=True)
@@ -50,8 +74,6 @@ def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.fixture(scope="session")
 def kafka(request, tmp_path_factory) -> Iterator[str]:
     """The bootstrap servers of a real Apache Kafka: a named one, a container, or the embedded one."""
-    import os
-
     named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     if named:
         yield named

@@ -6,6 +6,14 @@ from types import SimpleNamespace
 from aiokafka.errors import KafkaTimeoutError
 
 from app.core.errors import TemporaryError
+from app.streams.membership import Membership
+
+
+def a_member() -> Membership:
+    """Of a group in which nobody else is."""
+    membership = Membership(10, lambda: 0.0)
+    membership.heard(0.0)
+    return membership
 
 
 class FakeTable(dict):

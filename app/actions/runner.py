@@ -204,7 +204,8 @@ class Runner:
                 await self._finish(command, record, Outcome(outcome="failed", error=late))
             return
         if not claim.held():
-            await self.interrupted(command, record)
+            if claim.owned() or await self._still_owned(claim):
+                await self.interrupted(command, record)
             return
         lease_until = self.now() + timedelta(seconds=self.lease_s)
         started_by = self.monotonic()
@@ -223,10 +224,10 @@ class Runner:
         await self._finish(command, record, outcome.within(scene.room))
 
     async def _still_owned(self, claim: Claim) -> bool:
-        """Whether this worker may speak for a command that it did not begin in time.
+        """Whether this worker may speak for a command that it did not begin in time, or whose partition it has lost.
 
-        A worker that was stopped does not know yet what happened meanwhile: another one may own the partition, have
-        been given the command and be at it. It will know after as long as a lease; then it says nothing.
+        A worker that was stopped or cut off does not know yet what happened meanwhile: another one may own the
+        partition, have been given the command and be at it. It will know after as long as a lease, and say nothing.
         """
         await asyncio.sleep(self.lease_s)
         return claim.owned()

@@ -1,11 +1,16 @@
 """The live table ``executions`` beside the log, read from its changelog."""
 
+from collections.abc import Iterator
+
 import orjson
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from app.audit.findings import Difference, Report
 from app.audit.folding import Known, Position
 from app.core.execution import Execution, Marker
+from app.streams.connection import KafkaConnection
 
 
 class LiveTable:
@@ -22,6 +27,15 @@ class LiveTable:
             self._rows.pop(name, None)
         else:
             self._rows[name] = value
+
+    def has(self, execution_id: str) -> bool:
+        """Whether there is a row of this execution."""
+        return execution_id in self._rows
+
+    def live(self, end: int) -> Iterator[Execution]:
+        """The executions that have not ended and stand before offset end, by id."""
+        states = (_says(self._rows[name]) for name in sorted(self._rows))
+        return (one for one in states if isinstance(one, Execution) and one.last_offset < end)
 
     def compare(self, position: Position, folded_by_workers: int, report: Report) -> int:
         """Report every row that is not what the log comes to; how many could not be compared.
@@ -56,6 +70,19 @@ class LiveTable:
         state = known.state
         detail = f"the live table's row is {how}; the log says {state.status}"
         report(Difference(partition, state.last_offset or state.run, "table", state.execution_id, detail))
+
+
+async def acknowledged(connection: KafkaConnection, group: str | None, topic: str) -> dict[int, int]:
+    """How far the workers have acknowledged each partition of the log; nothing where nobody says."""
+    admin = AIOKafkaAdminClient(**connection.client_arguments())
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(group)
+    except KafkaError:
+        return {}
+    finally:
+        await admin.close()
+    return {at.partition: place.offset for at, place in found.items() if at.topic == topic}
 
 
 def _says(row: bytes) -> Execution | Marker | None:

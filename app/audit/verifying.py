@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import TopicPartition
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.audit.anchors import AnchorCheck, checks_of
 from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
 from app.audit.comparing import HistoryComparison
 from app.audit.decoding import Decoder
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
-from app.audit.live_table import LiveTable
+from app.audit.live_table import LiveTable, acknowledged
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
+from app.history.signed_anchors import SignedAnchors
+from app.history.store import Store
 from app.streams.connection import KafkaConnection
 
 BATCH_RECORDS = 4000
@@ -77,13 +78,17 @@ class Result:
 
 
 class Sources(NamedTuple):
-    """What is audited. engine: None leaves the history out. table: the changelog's topic; group: the workers' group."""
+    """What is audited. engine: None leaves the history out. table: the changelog's topic; group: the workers' group.
+
+    signed: anchors that were kept elsewhere; None where there are none.
+    """
 
     connection: KafkaConnection
     topic: str
     engine: AsyncEngine | None = None
     table: str | None = None
     group: str | None = None
+    signed: SignedAnchors | None = None
 
 
 class _PartitionOf(dict[str, int]):
@@ -108,6 +113,8 @@ class _Part:
     history: HistoryComparison | None
     last: LogRecord | None = None
     last_record: str | None = None
+    anchors: Sequence[AnchorCheck] = ()
+    log_end: int = 0
 
 
 class Verification:
@@ -151,6 +158,7 @@ class Verification:
         topic = self._sources.topic
         places = await _places(consumer, topic)
         consumer.assign(places)
+        anchors = await self._anchors(places)
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
         self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}"
@@ -162,8 +170,15 @@ class Verification:
             if starts[at] > 0:
                 self._result.notes.append(f"partition {at.partition} begins at {starts[at]}: what was before is gone")
             end = ends[at] if point is None else point.end
-            self._parts[at.partition] = self._part(position, end, partition_of, decoder, point)
+            part = self._parts[at.partition] = self._part(position, end, partition_of, decoder, point)
+            part.anchors, part.log_end = anchors[at.partition], ends[at]
             consumer.seek(at, position.next_offset)
+
+    async def _anchors(self, places: Sequence[TopicPartition]) -> dict[int, list[AnchorCheck]]:
+        """How far each partition was recorded, asked before the log's ends are: the projector goes on."""
+        topic, engine, signed = self._sources.topic, self._sources.engine, self._sources.signed
+        store = None if engine is None else Store(engine, topic)
+        return {at.partition: await checks_of(at.partition, store, signed, self._result) for at in places}
 
     def _part(
         self,
@@ -176,8 +191,7 @@ class Verification:
         report, history = self._result.report, None
         if self._sources.engine is not None:
             history = HistoryComparison(self._sources.engine, self._sources.topic, position.partition, end, report)
-            if point is not None:
-                history.place = point.history_place
+            history.place = (position.next_offset, "") if point is None else point.history_place
         fold = PartitionFold(position, partition_of, report, decoder)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)
 
@@ -221,6 +235,8 @@ class Verification:
         consumer.pause(*(TopicPartition(self._sources.topic, number) for number in done if number not in paused))
 
     async def _take(self, part: _Part, records: Sequence[Any]) -> None:
+        for anchors in part.anchors:
+            await anchors.take(records, part.end)
         feed = part.fold.feed
         for record in records:
             if record.offset >= part.end:
@@ -253,6 +269,8 @@ class Verification:
 
     async def _compare_the_rest(self) -> None:
         for part in self._parts.values():
+            for anchors in part.anchors:
+                anchors.finish(part.log_end)
             if part.history is not None:
                 await part.history.closed(list(part.fold.remaining()))
                 await part.history.finish()
@@ -267,7 +285,7 @@ class Verification:
                 self._result.notes.append(f"there is no topic {topic}: the live table was not compared")
                 return
             tables = await self._read_table(consumer, topic)
-        committed = await self._committed()
+        committed = await acknowledged(self._sources.connection, self._sources.group, self._sources.topic)
         for number, part in self._parts.items():
             table = tables.get(number, LiveTable())
             folded = committed.get(number, 0)
@@ -284,18 +302,6 @@ class Verification:
                 for record in records:
                     tables[at.partition].take(record.key, record.value)
         return tables
-
-    async def _committed(self) -> dict[int, int]:
-        """How far the workers have acknowledged the log."""
-        admin = AIOKafkaAdminClient(**self._sources.connection.client_arguments())
-        await admin.start()
-        try:
-            found = await admin.list_consumer_group_offsets(self._sources.group)
-        except KafkaError:
-            return {}
-        finally:
-            await admin.close()
-        return {at.partition: place.offset for at, place in found.items() if at.topic == self._sources.topic}
 
 
 def _is_read(part: _Part) -> bool:

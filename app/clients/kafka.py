@@ -3,6 +3,7 @@
 import asyncio
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 GIVEN_UP_S = 5.0
 
@@ -10,9 +11,10 @@ GIVEN_UP_S = 5.0
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
     """aiokafka's consumer, started and stopped to the end.
 
-    aiokafka 0.14 forgets its first connection when ``start`` is cancelled while that one is asked for metadata. And
-    ``stop`` awaits each fetch that it has just cancelled: one that ends as cancelled ends ``stop`` there, the
-    connections stay open, the other fetches go on, and whoever called is told that it was cancelled when nobody did.
+    aiokafka 0.14 forgets its first connection when ``start`` is cancelled while that one is asked for metadata, and an
+    ``async with`` never stops what found no broker. And ``stop`` awaits each fetch that it has just cancelled: one that
+    ends as cancelled ends ``stop`` there, the connections stay open, the other fetches go on, and who called is told
+    that it was cancelled when nobody did.
     """
 
     async def start(self) -> None:
@@ -25,6 +27,9 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
             for one in late:
                 one.cancel()
             await asyncio.gather(starting, return_exceptions=True)
+            await self.stop()
+            raise
+        except KafkaError:
             await self.stop()
             raise
 

@@ -116,11 +116,15 @@ class Approval(Frozen):
         return next((one for one in self.notices if one.kind == "ask"), None)
 
     def replaced(self, why: str) -> Self:
-        """The approval once another request has taken its place: what its messages need, and who had decided."""
+        """The approval once another request has taken its place."""
+        return self.in_short().now(state="superseded", ended=why)
+
+    def in_short(self) -> Self:
+        """What the messages of an earlier request need, and who had decided."""
         votes = tuple(vote.model_copy(update={"comment": cut(vote.comment, MAX_REPLACED)}) for vote in self.votes)
         notices = tuple(one.now(error=one.error and cut(one.error, MAX_REPLACED)) for one in self.notices)
         words = {name: cut(getattr(self, name), MAX_REPLACED) for name in ("summary", "undo", "changed")}
-        return self.now(state="superseded", ended=why, text=None, votes=votes, notices=notices, **words)
+        return self.now(text=None, votes=votes, notices=notices, **words)
 
     def now(self, **changes: object) -> Self:
         """The approval with these fields changed."""

@@ -5,6 +5,7 @@ Silence is never a yes, a decision counts for one plan only, and what does not c
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import NamedTuple
 
 from app.core.approval import MAX_REPLACED, Approval, Notice, Vote, cut, words_of
@@ -21,7 +22,7 @@ from app.core.steps import SlackStep, Step
 
 GROUP = "group:"
 MAX_REQUESTS = 5
-"""Of one step: a plan that is never the one that was approved is not asked about for ever."""
+"""In a row, of one step: a plan that is never the one that was approved is not asked about for ever."""
 COMMENTS_LIMIT = 64 * 1024
 """Bytes of all comments kept in one state, which is one record; past it only the beginning of each is kept."""
 REMIND_AFTER, ESCALATE_AFTER = 0.5, 0.75  # of the time there is
@@ -37,7 +38,7 @@ def on_prepared(execution: Execution, event: StepPrepared) -> Move:
         raise Stale("the step asks for no approval")
     if execution.cancel_by is not None:
         return cancelled(execution, event.at)
-    if len(step.requests) >= MAX_REQUESTS:
+    if _asked_in_a_row(step) >= MAX_REQUESTS:
         why = f"its plan was another one than the approved one {MAX_REQUESTS} times"
         return given_up(execution, place, why, event.at)
     asked = _request(execution, place, event.plan, event.at)
@@ -58,6 +59,13 @@ def _why_asked(execution: Execution, place: Place) -> str:
     if verdict is None or execution.runbook.steps[place.forward(execution)].require_approval:
         return ""
     return f"{verdict.guard}: {verdict.reason}"
+
+
+def _asked_in_a_row(step: StepState) -> int:
+    """How often the plan was approved and was another one when it was to be carried out."""
+    if step.approval is None:
+        return 0
+    return 1 + sum(1 for _ in takewhile(lambda one: one.state == "superseded", reversed(step.superseded)))
 
 
 def _superseded(step: StepState) -> tuple[Approval, ...]:

@@ -77,6 +77,7 @@ class Assumed(NamedTuple):
 NOTHING = Answer("nothing")
 UNKNOWN = Answer("unknown")
 PLANS = Answer("plans")
+REPEATED = Answer("repeated")
 
 
 class Backtest:
@@ -135,7 +136,7 @@ class Backtest:
         request = self._request(anomaly, seen)
         until = self._repeats.get(request.execution_id, seen)
         if until is None or until > seen:
-            self._tell(_decision(request, anomaly, seen, Answer("repeated")))
+            self._tell(_decision(request, anomaly, seen, REPEATED))
             return
         simulated = begin(request, self._offset)
         answer, waits_for = self._judge(simulated)
@@ -156,13 +157,19 @@ class Backtest:
         """The log has a request: judge it here, at its place."""
         request = real.request
         simulated = begin(self._as_candidate(request), real.run)
+        still_at_work = real.execution_id in self._unbacked  # what was assumed to be over by now is not
         if request.anomaly is None or request.requested_by is not None:
-            if not simulated.terminal:
+            if not (simulated.terminal or still_at_work):
                 self._begin(simulated)
             self._follow(real)
             return
-        reason = self._why_not(request.anomaly)
-        answer, waits_for = (Answer("no_match", None, reason), None) if reason else self._judge(simulated)
+        reason, waits_for = self._why_not(request.anomaly), None
+        if reason is not None:
+            answer = Answer("no_match", None, reason)
+        elif still_at_work:
+            answer = REPEATED
+        else:
+            answer, waits_for = self._judge(simulated)
         self._open[real.execution_id] = _decision(request, request.anomaly, request.at, answer, UNKNOWN, waits_for)
         self._follow(real)
 
@@ -183,8 +190,6 @@ class Backtest:
         name, trace = simulated.execution_id, simulated.trace()
         if trace is not None:
             self._runs.begin(name, trace)
-        if name in self._unbacked:
-            return  # what was assumed to be over by now is not
         self._own[name] = simulated
         self._occupancy.wait(simulated, simulated.targets)
 

@@ -45,7 +45,8 @@ def _again(fresh: RollbackStep, before: RollbackStep | None) -> RollbackStep:
         return fresh
     if before.status in {"succeeded", "manual"}:
         return before
-    return fresh.now(attempt=before.attempt + 1, begun=before.begun, superseded=before.requests)
+    earlier = tuple(request.in_short() for request in before.requests)
+    return fresh.now(attempt=before.attempt + 1, begun=before.begun, superseded=earlier)
 
 
 def _to_take_back(execution: Execution) -> Iterator[int]:

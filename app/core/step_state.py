@@ -32,7 +32,8 @@ class StepState(Frozen):
 
     attempt: the number in the current command's id. failures: attempts that ended without success. begun_this: whether
     the plan has been begun to be applied; begun_before: the plan that was last begun, where it is another one. So each
-    plan stands here once. superseded: earlier requests, whose plans were no longer what would be done.
+    plan stands here once. superseded: earlier requests, whose plans were no longer what would be done, or
+    that an earlier rollback of the same execution ended with.
     """
 
     status: StepStatus = "pending"

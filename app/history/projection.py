@@ -6,15 +6,18 @@ What is not at hand is looked up in the database, so forgetting costs a query an
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter
 
+from app.core.chain import ANCHOR_EVERY, Anchor, extended, record_digest
 from app.core.errors import RecordRefused
 from app.core.events import read_event
 from app.core.execution import Execution
 from app.history.folding import Happened, Runs, fold, latest_of, row_of
+from app.history.signed_anchors import AnchorSigner
 from app.history.store import Store
 
 SLICE = 100  # records folded before anything else on the event loop gets its turn
@@ -30,15 +33,17 @@ class Record(NamedTuple):
 
     offset: int
     value: bytes | None
+    key: bytes | None = None
 
 
 @dataclass(eq=False)
 class Place:
-    """Where one partition stands: the next offset to fold, and the latest runs of its live executions."""
+    """Where one partition stands: the next offset to fold, the latest runs of its live executions, the open anchor."""
 
     partition: int
     next_offset: int
     at_hand: dict[str, Execution]
+    anchor: Anchor = field(default_factory=partial(Anchor.beginning, 0))
 
     def of(self, execution_ids: Iterable[str]) -> dict[str, Execution]:
         """Those of these executions that are at hand."""
@@ -63,15 +68,25 @@ class Folded(NamedTuple):
     next_offset: int
     runs: Runs
     rows: list[dict[str, Any]]
+    anchors: list[Anchor]
 
 
 class Projection:
     """Folds records and writes what they changed."""
 
-    def __init__(self, store: Store, registry: CollectorRegistry, tell: Tell | None = None) -> None:
-        """Write to this store; count in this registry; tell of what is written."""
+    def __init__(
+        self,
+        store: Store,
+        registry: CollectorRegistry,
+        tell: Tell | None = None,
+        signer: AnchorSigner | None = None,
+        anchor_every: int = ANCHOR_EVERY,
+    ) -> None:
+        """Write to this store; count in this registry; tell of what is written; have anchors signed."""
         self._store = store
         self._tell = tell
+        self._signer = signer
+        self._anchor_every = anchor_every
         self._projected = Counter(
             "runbooks_projected_events", "Records of the log folded into the database.", registry=registry
         )
@@ -83,7 +98,10 @@ class Projection:
         """Where the database stands; raises DATABASE_ERRORS."""
         next_offset = await self._store.next_offset(partition)
         live = await self._store.live(partition, MAX_AT_HAND)
-        return Place(partition, next_offset, {execution.execution_id: execution for execution in live})
+        if self._signer is not None:
+            await self._signer.sign(partition)
+        anchor = await self._store.last_anchor(partition) or Anchor.beginning(next_offset)
+        return Place(partition, next_offset, {execution.execution_id: execution for execution in live}, anchor)
 
     async def project(self, batches: Iterable[tuple[Place, Sequence[Record]]]) -> dict[int, int]:
         """Write what the records of some partitions change, all or nothing: the next offset of each that moved.
@@ -95,11 +113,16 @@ class Projection:
         if not folded:
             return {}
         offsets = {one.place.partition: (one.place.next_offset, one.next_offset) for one in folded}
-        await self._store.write([row for one in folded for row in one.rows], offsets)
+        anchors = {one.place.partition: one.anchors for one in folded}
+        await self._store.write([row for one in folded for row in one.rows], offsets, anchors)
         for one in folded:
+            one.place.anchor = one.anchors[-1]
             self._projected.inc(one.next_offset - one.place.next_offset)
             one.place.move_on(one.next_offset, latest_of(one.runs))
         ends = {one.place.partition: one.next_offset for one in folded}
+        for one in folded:
+            if self._signer is not None and len(one.anchors) > 1:
+                await self._signer.sign(one.place.partition)
         if self._tell is not None:
             self._tell(ends, [state for one in folded for state in one.runs.values()])
         return ends
@@ -116,7 +139,13 @@ class Projection:
             known |= latest_of(changed)
             runs |= changed
         rows = [row_of(state, place.partition) async for part in _slices(list(runs.values())) for state in part]
-        return Folded(place, fresh[-1].offset + 1, runs, rows)
+        return Folded(place, fresh[-1].offset + 1, runs, rows, list(self._anchors(place, fresh)))
+
+    def _anchors(self, place: Place, records: Iterable[Record]) -> Iterator[Anchor]:
+        """What these records add; some are anchored already where a rival was faster, or offsets were set back."""
+        new = (one for one in records if one.offset >= place.anchor.next_offset)
+        digests = ((one.offset, record_digest(place.partition, one.offset, one.key, one.value)) for one in new)
+        return extended(place.anchor, digests, self._anchor_every)
 
     async def _known(self, place: Place, execution_ids: set[str]) -> dict[str, Execution]:
         """The latest runs of these executions before the batch."""

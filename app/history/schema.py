@@ -40,6 +40,18 @@ EXECUTIONS = sa.Table(
     sa.Index("executions_by_status", "tenant", "status", "requested_us", "execution_id", "run"),
     sa.Index("executions_live", "partition", "terminal"),
     sa.Index("executions_waiting", "tenant", "waits_until_us", "execution_id", "run"),
+    sa.Index("executions_by_run", "partition", "run", "execution_id"),
+)
+
+ANCHORS = sa.Table(
+    "anchors",
+    METADATA,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("first_offset", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),
+    sa.Column("head", sa.LargeBinary, nullable=False),
+    sa.Column("digests", sa.LargeBinary, nullable=False),
 )
 
 MATCH_DECISIONS = sa.Table(

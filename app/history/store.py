@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.core.chain import NOTHING, Anchor
 from app.core.execution import Execution
-from app.history.schema import EXECUTIONS, OFFSETS, searchable
+from app.history.schema import ANCHORS, EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
 CHANGING = ("status", "terminal", "started_us", "finished_us", "waits_until_us", "last_offset", "state")
@@ -92,8 +93,44 @@ class Store:
             for row in rows:
                 yield row
 
-    async def write(self, rows: Sequence[dict[str, Any]], offsets: Mapping[int, tuple[int, int]]) -> None:
-        """Write the rows and move each partition from one offset to another, all or nothing.
+    async def last_anchor(self, partition: int) -> Anchor | None:
+        """The open anchor of a partition; None where nothing was recorded yet."""
+        return next(iter(await self._anchors(partition, sa.true(), newest_first=True)), None)
+
+    async def anchor_at(self, partition: int, offset: int) -> Anchor | None:
+        """The anchor that an offset falls into, else the next one; None after the last."""
+        return next(iter(await self._anchors(partition, ANCHORS.c.next_offset > offset)), None)
+
+    async def head_before(self, partition: int, offset: int) -> bytes:
+        """The running hash up to an offset at which an anchor begins."""
+        before = await self._anchors(partition, ANCHORS.c.first_offset < offset, newest_first=True)
+        return before[0].head if before else NOTHING
+
+    async def anchors_from(self, partition: int, offset: int, limit: int) -> list[Anchor]:
+        """The anchors that begin at an offset or after it, in their order, the open one included."""
+        return await self._anchors(partition, ANCHORS.c.first_offset >= offset, limit=limit)
+
+    async def _anchors(
+        self, partition: int, which: sa.ColumnElement[bool], *, newest_first: bool = False, limit: int = 1
+    ) -> list[Anchor]:
+        first = ANCHORS.c.first_offset
+        query = (
+            sa.select(first, ANCHORS.c.next_offset, ANCHORS.c.head, ANCHORS.c.digests)
+            .where(ANCHORS.c.topic == self._topic, ANCHORS.c.partition == partition, which)
+            .order_by(first.desc() if newest_first else first)
+            .limit(limit)
+        )
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        return [Anchor(row[0], row[1], bytes(row[2]), bytes(row[3])) for row in rows]
+
+    async def write(
+        self,
+        rows: Sequence[dict[str, Any]],
+        offsets: Mapping[int, tuple[int, int]],
+        anchors: Mapping[int, Sequence[Anchor]] | None = None,
+    ) -> None:
+        """Write the rows and anchors and move each partition from one offset to another, all or nothing.
 
         Raises OffsetMoved when a partition does not stand at its first offset any more.
         """
@@ -102,6 +139,17 @@ class Store:
                 await self._move(connection, partition, start, end)
             for first in range(0, len(rows), CHUNK):
                 await connection.execute(self._upsert, rows[first : first + CHUNK])
+            for partition, changed in (anchors or {}).items():
+                await self._write_anchors(connection, partition, changed)
+
+    async def _write_anchors(self, connection: AsyncConnection, partition: int, changed: Sequence[Anchor]) -> None:
+        insert = self._insert(ANCHORS)
+        upsert = insert.on_conflict_do_update(
+            index_elements=[ANCHORS.c.topic, ANCHORS.c.partition, ANCHORS.c.first_offset],
+            set_={name: insert.excluded[name] for name in ("next_offset", "head", "digests")},
+        )
+        named = {"topic": self._topic, "partition": partition}
+        await connection.execute(upsert, [{**named, **anchor._asdict()} for anchor in changed])
 
     async def _move(self, connection: AsyncConnection, partition: int, start: int, end: int) -> None:
         place = (OFFSETS.c.topic == self._topic, OFFSETS.c.partition == partition)

@@ -10,7 +10,7 @@ from faust.types import EventT, StreamT
 from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
 from app.core.errors import RecordRefused, RecordTooLarge
-from app.core.events import Event, StartJudged, TimerFired, read_event
+from app.core.events import Event, ExecutionRequested, StartJudged, TimerFired, read_event
 from app.core.execution import Execution
 from app.core.lifecycle import Evolved, evolve
 from app.core.rollback import rollback_status
@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 class Advancer:
-    """Keeps the state of the owned partitions' executions and drives them."""
+    """Keeps the state of the owned partitions' executions and drives them.
+
+    on_requested: called with tenant and id of each request that is folded.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Advancer:
         self._figures = figures
         self._sent: dict[str, frozenset[SentKey]] = {}
         self._judged: set[str] = set()
+        self.on_requested: Callable[[str, str], None] = lambda _tenant, _execution_id: None
 
     def recover(self, partitions: set[int]) -> None:
         """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
@@ -80,6 +84,8 @@ class Advancer:
             logger.warning("event_refused", extra={"offset": message.offset, "error": str(error)})
             self._figures.dead_letters.labels(message.topic).inc()
             return [await self._log.send_dead_letter(source_of(event), error)]
+        if isinstance(happened, ExecutionRequested):
+            self.on_requested(happened.tenant, happened.execution_id)
         before = self.index.get(happened.execution_id)
         if before is not None and before.tenant != happened.tenant:
             evolved = Evolved(before, "it belongs to another tenant")

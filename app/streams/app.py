@@ -15,10 +15,11 @@ from app.streams.connection import KafkaConnection
 from app.streams.executing import StepExecutor
 from app.streams.ledger import Ledger
 from app.streams.matching import AnomalyMatcher
+from app.streams.membership import Membership
 from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.receipts import Receipts
-from app.streams.tables import DeferredTable
+from app.streams.tables import DeferredTable, IsNewer, always
 from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS, METRIC_SAMPLES
 from app.streams.transport import QuickTransport
 
@@ -71,10 +72,18 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
     return app
 
 
-def declare_table(app: faust.App, name: str, partitions: int) -> DeferredTable:
-    """A table with one row a key, recovered from its changelog."""
+def membership_of(app: faust.App) -> Membership:
+    """What the application knows of its place in the group."""
+    transport = app.transport
+    assert isinstance(transport, QuickTransport)
+    return transport.membership
+
+
+def declare_table(app: faust.App, name: str, partitions: int, is_newer: IsNewer = always) -> DeferredTable:
+    """A table with one row a key, recovered from its changelog; is_newer: see ``DeferredTable``."""
     table = app.Table(name, key_type=str, partitions=partitions)
     assert isinstance(table, DeferredTable)
+    table.is_newer = is_newer
     return table
 
 
@@ -163,4 +172,5 @@ __all__ = [
     "add_executors",
     "build_app",
     "declare_table",
+    "membership_of",
 ]

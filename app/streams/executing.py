@@ -19,9 +19,8 @@ from app.core.commands import NoticeCommand, StepCommand
 from app.core.events import ApprovalNoticed, CommandEvent
 from app.streams.commanding import give_up, read_commands, until_taken
 from app.streams.figures import Figures
-from app.streams.ledger import Entry, Ledger, Posted
+from app.streams.ledger import Claimed, Entry, Ledger, Posted
 from app.streams.log import Log
-from app.streams.publisher import Delivery
 from app.streams.receipts import Receipts
 from app.streams.telling import NoticeLines
 
@@ -67,7 +66,10 @@ class StepExecutor:
         """Begin a command, or say what became of it.
 
         One that another worker took, or this one and gave it up, is answered for once nobody can begin it any more.
+        One of a partition that is another worker's by now is that one's.
         """
+        if event.message.partition not in self._owned:
+            return
         entry = self._ledger.find(command.command_id)
         if command.command_id in self._running or (entry is not None and entry.done):
             self._again(command)
@@ -83,7 +85,7 @@ class StepExecutor:
         else:
             self._spawn(command, self._answer_for(command, event, entry))
 
-    async def _claim(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> list[Delivery]:
+    async def _claim(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> Claimed:
         return await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())
 
     def _lines_of(self) -> NoticeLines:
@@ -111,14 +113,11 @@ class StepExecutor:
             named = {"command_id": command.command_id, "execution_id": command.execution_id}
             logger.error("command_broke", extra={**named, "error": repr(error)}, exc_info=error)
 
-    async def _begin(
-        self, command: StepCommand, event: EventT[bytes], claimed_at: float, deliveries: list[Delivery]
-    ) -> None:
-        """The command is new: carry it out once the claim is on the broker."""
-        await asyncio.gather(*deliveries)
+    async def _begin(self, command: StepCommand, event: EventT[bytes], claimed_at: float, claimed: Claimed) -> None:
+        """The command is new: carry it out once it is claimed."""
         partition, name = event.message.partition, command.command_id
         claim = Claim(
-            until=claimed_at + self._runner.lease_s,
+            until=claimed_at + self._runner.lease_s if await claimed() else claimed_at,
             held=lambda: self._holds(partition) and name not in self._revoked,
             owned=lambda: partition in self._owned,
         )
@@ -144,9 +143,7 @@ class StepExecutor:
         if wait_s > 0:
             await asyncio.sleep(min(wait_s, self._runner.lease_s))
 
-    async def _tell(
-        self, command: NoticeCommand, event: EventT[bytes], entry: Entry | None, deliveries: list[Delivery]
-    ) -> None:
+    async def _tell(self, command: NoticeCommand, event: EventT[bytes], entry: Entry | None, claimed: Claimed) -> None:
         """A message about an approval, when those before it about the same message are through.
 
         One that is given up because the partition is another worker's stays unacknowledged: that one says it.
@@ -154,10 +151,14 @@ class StepExecutor:
         partition = event.message.partition
         lines = self._lines_of()
         async with lines.turn(command):
-            await asyncio.gather(*deliveries)
+            is_claimed = await claimed()
+
+            def held() -> bool:
+                return is_claimed and self._holds(partition)
+
             if entry is not None:
                 await self._until_given_up(entry)
-            carried = await lines.carry_out(command, lambda: self._holds(partition), again=entry is not None)
+            carried = await lines.carry_out(command, held, again=entry is not None)
             if carried.over:
                 await self._settle(command, event, carried.posted)
 
@@ -178,7 +179,10 @@ class StepExecutor:
         await until_taken(event, lambda: self._log.publish_event(event))  # type: ignore[arg-type]
 
     def on_partitions(self, owned: set[int]) -> None:
-        """What was claimed on a partition that another worker owns now, and has not begun to act, must not."""
+        """What was claimed on a partition that another worker owns now, and has not begun to act, must not.
+
+        None are owned from the moment on at which they are given up, to be shared out anew.
+        """
         self._owned = owned
 
     async def stop(self, grace_s: float) -> None:

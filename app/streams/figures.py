@@ -17,6 +17,11 @@ class Figures:
         self.anomalies = Counter(
             "runbooks_anomalies", "Anomaly events read, by what became of them.", ["result"], registry=registry
         )
+        self.held = Gauge(
+            "runbooks_anomalies_held",
+            "Matched anomalies that wait until their tenant is less far ahead.",
+            registry=registry,
+        )
         self.events = Counter(
             "runbooks_execution_events",
             "Records of the log folded, by type and effect.",

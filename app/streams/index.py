@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from typing import Any
 
 from app.core.commands import Command
 from app.core.execution import Execution, Marker, Status
@@ -128,6 +129,17 @@ def row_of(partition: int, state: State) -> JsonObject:
     """A table's row: the partition, and the state as JSON."""
     kind = "marker" if isinstance(state, Marker) else "execution"
     return {"partition": partition, kind: state.model_dump(mode="json")}
+
+
+def is_newer_row(before: JsonObject, row: JsonObject) -> bool:
+    """Whether a row is of a later place in the log than another one of the same execution."""
+    known, given = _place_of(before), _place_of(row)
+    return None in known or None in given or given >= known
+
+
+def _place_of(row: JsonObject) -> tuple[Any, Any]:
+    state: Any = row.get("marker") or row["execution"]
+    return state["run"], state.get("last_offset")  # markers of old have none
 
 
 def state_of(row: JsonObject) -> State:

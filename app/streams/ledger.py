@@ -2,17 +2,23 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError
 
 from app.core.errors import TemporaryError
-from app.streams.publisher import Delivery, Publisher
+from app.streams.membership import Membership
+from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
 
 LEDGER_KEPT = timedelta(days=7)
 """As long as the command topics keep their records: an older command cannot come again."""
+
+
+Claimed = Callable[[], Awaitable[bool]]
+"""Waits until a claim is on the broker; whether everybody who may take the command from now on has to see it there."""
 
 
 class Posted(NamedTuple):
@@ -35,18 +41,24 @@ class Entry(NamedTuple):
     posted: Posted | None = None
 
 
+def is_newer_claim(before: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a row of the ledger may stand in the place of another one: what is done stays so."""
+    return row.get("done", False) or not before.get("done", False)
+
+
 class Ledger:
     """The table's rows, and their order by age.
 
     channels: the ids of the places that messages were posted to, by what they were called.
     """
 
-    def __init__(self, table: DeferredTable, publisher: Publisher, incarnation: str) -> None:
+    def __init__(self, table: DeferredTable, publisher: Publisher, incarnation: str, membership: Membership) -> None:
         """Keep the parts; incarnation names this run of this worker."""
         self.incarnation = incarnation
         self.channels: dict[str, str] = {}
         self._table = table
         self._publisher = publisher
+        self._membership = membership
         self._ages: dict[int, deque[tuple[datetime, str]]] = {}
 
     def recover(self) -> None:
@@ -67,14 +79,21 @@ class Ledger:
         posted = Posted(*row["posted"]) if "posted" in row else None
         return Entry(row["incarnation"], datetime.fromisoformat(row["at"]), row.get("done", False), posted)
 
-    async def claim(self, command_id: str, partition: int, now: datetime) -> list[Delivery]:
-        """Take it for this worker; the claim holds once the deliveries are acknowledged."""
+    async def claim(self, command_id: str, partition: int, now: datetime) -> Claimed:
+        """Take it for this worker."""
+        turn = self._membership.turn
         self._table[command_id] = {"partition": partition, "incarnation": self.incarnation, "at": now.isoformat()}
         ages = self._ages.setdefault(partition, deque())
         ages.append((now, command_id))
         while ages[0][0] < now - LEDGER_KEPT:
             self._table.pop(ages.popleft()[1], None)
-        return await self._table.send_changes(self._publisher)
+        deliveries = await self._table.send_changes(self._publisher)
+
+        async def claimed() -> bool:
+            await asyncio.gather(*deliveries)
+            return await self._membership.is_certain(turn)
+
+        return claimed
 
     async def finish(self, command_id: str, posted: Posted | None = None) -> None:
         """Write that nothing is left to do, and wait until the broker has it.

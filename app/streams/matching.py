@@ -1,6 +1,9 @@
 """The agent ``match_anomalies``: anomaly events in, requested executions out."""
 
+import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -15,15 +18,22 @@ from app.core.execution import begin, keys_of
 from app.core.matching import Match, Miss, match, request_of
 from app.streams.figures import Figures
 from app.streams.log import Log
+from app.streams.pacing import Pace
 from app.streams.publisher import Delivery
 from app.streams.receipts import Receipts
 from app.streams.records import source_of
 
+MAX_HELD = 20_000
+"""Anomalies of all tenants that may wait for their turn, unacknowledged; a kilobyte or two each."""
+Held = tuple[EventT[bytes], Anomaly]
 logger = logging.getLogger(__name__)
 
 
 class AnomalyMatcher:
-    """Matches each event against the catalog and requests what its runbooks ask for."""
+    """Matches each event against the catalog and requests what its runbooks ask for.
+
+    A tenant's requests keep the order of its anomalies; those of a tenant that is too far ahead wait, others pass them.
+    """
 
     def __init__(
         self, catalog: Catalog, log: Log, limits: Limits, clock: Callable[[], datetime], figures: Figures
@@ -34,13 +44,61 @@ class AnomalyMatcher:
         self._limits = limits
         self._clock = clock
         self._figures = figures
+        self.pace = Pace()
+        self._held: dict[str, deque[Held]] = {}
+        self._some_held = asyncio.Event()
+        self._room = asyncio.Semaphore(MAX_HELD)
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
-        async for event in stream.noack().events():
-            await receipts.settle(event, await self._handle(event))
+        releasing = asyncio.create_task(self._release(receipts))
+        releasing.add_done_callback(receipts.fail_with)
+        try:
+            async for event in stream.noack().events():
+                deliveries = await self._handle(event)
+                if deliveries is not None:
+                    await receipts.settle(event, deliveries)
+        finally:
+            releasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await releasing
 
-    async def _handle(self, event: EventT[bytes]) -> list[Delivery]:
+    def forget(self) -> None:
+        """Let go of what waits: the partitions are shared out anew, and what was not acknowledged is read again."""
+        for held in self._held.values():
+            for _ in held:
+                self._room.release()
+        self._held.clear()
+        self._count_held()
+
+    async def _release(self, receipts: Receipts) -> None:
+        """Request what waits, one of each tenant that may in turn."""
+        while True:
+            await self._some_held.wait()
+            ready = [tenant for tenant in self._held if self.pace.has_room(tenant)]
+            if not ready:
+                await self.pace.moves()
+            for tenant in ready:
+                held = self._held.get(tenant)
+                if held is not None:
+                    event, anomaly = held.popleft()
+                    self._room.release()
+                    if not held:
+                        del self._held[tenant]
+                    await receipts.settle(event, await self._act_on(event, anomaly, match(anomaly, self._catalog)))
+            self._count_held()
+
+    async def _hold(self, event: EventT[bytes], anomaly: Anomaly) -> None:
+        await self._room.acquire()
+        self._held.setdefault(anomaly.tenant_id, deque()).append((event, anomaly))
+        self._count_held()
+
+    def _count_held(self) -> None:
+        self._figures.held.set(sum(map(len, self._held.values())))
+        (self._some_held.set if self._held else self._some_held.clear)()
+
+    async def _handle(self, event: EventT[bytes]) -> list[Delivery] | None:
+        """What came of an event; None when it waits for its tenant's turn."""
         message = event.message
         seen = datetime.fromtimestamp(message.timestamp, UTC)
         position = Position(topic=message.topic, partition=message.partition, offset=message.offset, timestamp=seen)
@@ -51,21 +109,28 @@ class AnomalyMatcher:
             logger.warning("anomaly_refused", extra={"offset": message.offset, "error": str(error)})
             return [await self._log.send_dead_letter(source_of(event), error)]
         found = match(anomaly, self._catalog)
-        matched = [
-            one.definition for one in found if isinstance(one, Match) and one.definition.runbook.mode == "active"
-        ]
-        result = "matched" if matched else "unmatched" if found else "no_candidate"
+        is_matched = bool(_active(found))
+        result = "matched" if is_matched else "unmatched" if found else "no_candidate"
         self._figures.anomalies.labels(result).inc()
         if not found:
             return []
+        tenant = anomaly.tenant_id
+        if is_matched and (tenant in self._held or not self.pace.has_room(tenant)):
+            await self._hold(event, anomaly)
+            return None
+        return await self._act_on(event, anomaly, found)
+
+    async def _act_on(self, event: EventT[bytes], anomaly: Anomaly, found: tuple[Match | Miss, ...]) -> list[Delivery]:
+        """Request what was found, and tell what every candidate said."""
         at = self._clock()
-        requests = [self._request(anomaly, definition, at) for definition in matched]
+        requests = [self._request(anomaly, definition, at) for definition in _active(found)]
         deliveries = [await self._send(request, event) for request in requests]
         return [*deliveries, await self._log.send_answers(self._answers(anomaly, found, requests, at))]
 
     async def _send(self, request: ExecutionRequested, event: EventT[bytes]) -> Delivery:
         """Append the request; an event whose request is too large for the log is put aside."""
         try:
+            self.pace.written(request.tenant, request.execution_id)
             return await self._log.send_event(request)
         except RecordTooLarge as error:
             self._figures.dead_letters.labels(event.message.topic).inc()
@@ -123,3 +188,8 @@ class AnomalyMatcher:
 
     def _request(self, anomaly: Anomaly, definition: Definition, at: datetime) -> ExecutionRequested:
         return request_of(anomaly, definition, at, self._limits, self._catalog.pauses)
+
+
+def _active(found: tuple[Match | Miss, ...]) -> list[Definition]:
+    """The definitions that matched and are carried out."""
+    return [one.definition for one in found if isinstance(one, Match) and one.definition.runbook.mode == "active"]

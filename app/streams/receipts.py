@@ -41,6 +41,11 @@ class Receipts:
         for delivery in waiting:
             delivery.add_done_callback(arrived)
 
+    def fail_with(self, task: "asyncio.Task[None]") -> None:
+        """Report what ended a task that must not end."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+
     def _done(self, event: EventT) -> None:
         self._room.release()
         event.ack()

@@ -2,21 +2,30 @@
 
 A table's own changelog is sent some time later by Faust's producer. The ledger needs more: a claim must be on the
 broker before the claimed step may act. So changes are collected here and sent by the agent that made them.
+
+Nor is the last record of a key its newest one: a worker that was cut off while it wrote, and has lost the partition
+since, is heard after the new owner. So what is read back is compared, and the newer row is written once more.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import faust
 import orjson
-from faust.types import TP
+from faust.types import TP, EventT
 
 from app.core.errors import RecordTooLarge
 from app.streams.publisher import Delivery, Publisher
 
 logger = logging.getLogger(__name__)
+IsNewer = Callable[[Any, Any], bool]
+
+
+def always(_before: Any, _row: Any) -> bool:
+    """The last row of a key is its newest."""
+    return True
 
 
 class TableChange(NamedTuple):
@@ -28,12 +37,17 @@ class TableChange(NamedTuple):
 
 
 class DeferredTable(faust.Table):  # type: ignore[misc]
-    """A table that keeps its unsent changes until ``send_changes``."""
+    """A table that keeps its unsent changes until ``send_changes``.
+
+    is_newer: whether a row (the second one) may stand in the place of another one of the same key.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Start with nothing unsent."""
         super().__init__(*args, **kwargs)
         self._unsent: list[TableChange] = []
+        self.is_newer: IsNewer = always
+        self._overwritten: set[str] = set()
         self.unwritten: dict[str, asyncio.Future[Any]] = {}
         self.on_owned: Callable[[set[int]], None] | None = None
 
@@ -42,8 +56,26 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         await super().on_recovery_completed(active_tps, standby_tps)
         owned = {tp.partition for tp in active_tps}
         self._forget_all_but(owned)
+        for key in self._overwritten & self.keys():
+            self._remember(key, self[key])
+        self._overwritten.clear()
         if self.on_owned is not None:
             self.on_owned(owned)
+
+    def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
+        """Take what the changelog holds, without rows that are older than what was read before them."""
+        read: dict[str, Any] = {}
+        super().apply_changelog_batch([event for event in batch if self._is_to_be_taken(event, read)])
+
+    def _is_to_be_taken(self, event: EventT, read: dict[str, Any]) -> bool:
+        key, row = self._to_key(event.key), event.value
+        known = read[key] if key in read else self.data.get(key)
+        if row is not None and known is not None and not self.is_newer(known, row):
+            self._overwritten.add(key)
+            return False
+        self._overwritten.discard(key)
+        read[key] = row
+        return True
 
     def on_key_set(self, key: str, value: Any) -> None:
         """Remember the change instead of buffering it in Faust's producer."""

@@ -17,18 +17,23 @@ price of some idle polls; docs/performance.md has the figures.
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, NoError, RebalanceInProgressError, for_code
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from faust.types.transports import ConsumerCallback, TPorTopicSet
 from mode.utils.futures import notify
 
 from app.streams.deliveries import Deliveries
+from app.streams.membership import Membership
 
+TELL_MEMBERS = frozenset({"HeartbeatRequest", "SyncGroupRequest"})
+MEMBERS = frozenset({NoError, RebalanceInProgressError})
+"""Who is told that the group is being shared out anew is a member until it has given up what it has."""
 FETCH_WAIT_MS = 10
 PREFETCH_BACKOFF_S = 0.01
 
@@ -44,6 +49,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         """Start, and let a node be fetched from while one of its partitions has records that were not taken."""
         await super().on_start()
+        _listen(self._consumer._coordinator, self.transport.membership)  # noqa: SLF001 - the same
         self._consumer._fetcher._prefetch_backoff = PREFETCH_BACKOFF_S  # noqa: SLF001 - aiokafka has no setting for it
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
@@ -59,6 +65,24 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         if fresh:
             await consumer.seek_to_beginning(*fresh)
         return committed
+
+
+def _listen(coordinator: Any, membership: Membership) -> None:
+    """Have the membership hear of each answer in which the broker takes this worker for a member."""
+    send = coordinator._send_req  # noqa: SLF001 - aiokafka tells nobody
+
+    async def heard(request: Any) -> Any:
+        turn, sent_at = membership.turn, time.monotonic()
+        answer = await send(request)
+        if (
+            type(request).__name__ in TELL_MEMBERS
+            and for_code(answer.error_code) in MEMBERS
+            and turn == membership.turn
+        ):
+            membership.heard(sent_at)
+        return answer
+
+    coordinator._send_req = heard  # noqa: SLF001
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
@@ -102,6 +126,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget what was handed out of them: their new owner begins at the committed offset."""
+        self.transport.membership.shared_out()
         for tp in revoked:
             self._deliveries.pop(tp, None)
         await super().on_partitions_revoked(revoked)
@@ -141,8 +166,11 @@ class QuickTransport(driver.Transport):  # type: ignore[misc]
     """The aiokafka transport over such consumers."""
 
     Consumer = _Consumer
+    membership: Membership
 
     @classmethod
     def of(cls, app: AppT[Any]) -> "QuickTransport":
         """The transport of an application."""
-        return cls(app.conf.broker_consumer, app)
+        transport = cls(app.conf.broker_consumer, app)
+        transport.membership = Membership(app.conf.broker_session_timeout)
+        return transport

@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaConnectionError
 
 from app.clients.kafka import Consumer
 
@@ -82,3 +83,10 @@ async def test_a_start_that_is_cancelled_at_whatever_moment_leaves_no_connection
         await starting
     assert opened() == []
     await consumer.stop()
+
+
+async def test_one_that_finds_no_broker_is_stopped(unused_tcp_port):
+    consumer = Consumer(bootstrap_servers=f"127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(KafkaConnectionError):
+        await consumer.start()
+    assert consumer._closed

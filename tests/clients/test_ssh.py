@@ -5,7 +5,9 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
+from pathlib import Path
 
 import asyncssh
 import psutil
@@ -208,8 +210,11 @@ async def test_a_server_that_dies_meanwhile_leaves_the_outcome_unknown(own, mark
 
 async def test_a_host_that_allows_few_sessions_gets_more_connections(own_sshd, tmp_path):
     server = own_sshd("MaxSessions 2")
-    async with a_client(tmp_path, it=server.entry()) as client:
-        ran = await asyncio.gather(*(client.run("acme", "it", Script("sleep 0.5"), 20) for _ in range(6)))
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        together = f"touch {name}/$$; until [ $(ls {name} | wc -l) -ge 6 ]; do sleep 0.05; done"
+        async with a_client(tmp_path, it=server.entry()) as client:
+            ran = await asyncio.gather(*(client.run("acme", "it", Script(together), 60) for _ in range(6)))
     assert [one.exit_status for one in ran] == [0] * 6
     assert server.logins >= 3
 

@@ -18,6 +18,7 @@ from app.core.events import (
     CancelRequested,
     Event,
     ExecutionRequested,
+    RollbackRequested,
     StartJudged,
     StepFinished,
     StepStarted,
@@ -34,6 +35,7 @@ from app.core.survey import Survey
 from app.streams.index import ExecutionIndex
 
 RUNBOOK = {"name": "r", "trigger": {"service_id": "s"}, "steps": [slack()]}
+UNREADABLE = b'{"tenant": "default", "type": "execution_requested", "runbook": {"name": "r"}}'
 HOST = "{{ anomaly.labels.host }}"
 
 
@@ -95,7 +97,7 @@ class World:
                 )
             )
 
-    def by_hand(self, key: str, runbook: str = "r") -> None:
+    def by_hand(self, key: str, runbook: str = "r", paused: str | None = None) -> None:
         one = self.catalog.get("default", runbook)
         self.tell(
             ExecutionRequested(
@@ -106,6 +108,7 @@ class World:
                 runbook_version=one.version,
                 runbook_digest=one.digest,
                 requested_by="ann",
+                paused=paused,
             )
         )
 
@@ -417,6 +420,46 @@ class TestAnotherVersion:
         (one,) = answered(world, cooldown_seconds=60).values()
         assert (one.did.result, one.differs) == ("unknown", False)
 
+    def test_what_was_paused_when_somebody_wanted_it_holds_nothing(self):
+        world = World(RUNBOOK)
+        world.by_hand("k", paused="paused by ann")
+        world.publish(anomaly("a"), T0 + timedelta(seconds=5))
+        assert answered(world, cooldown_seconds=60)["a"].would == Answer("runs")
+
+    def test_a_dry_run_stays_one(self):
+        found = answered(recorded(0, dry_run=True), dry_run=True)
+        assert (found["a0"].would, found["a0"].differs) == (Answer("plans"), False)
+
+    def test_what_is_taken_back_holds_its_target_again(self):
+        world = recorded(0, steps=[slack(rollback=slack())])
+        (request,) = requests(world)
+        state = None
+        for offset, (_, event) in enumerate(world.log, start=1):
+            state, _ = evolve(state, event, offset)
+        common = {"tenant": "default", "execution_id": request.execution_id, "run": state.run, "by": "bob"}
+        world.now += timedelta(seconds=1)
+        back = RollbackRequested(**common, at=world.now, finished=state.model_dump(mode="json"))
+        world.tell(back)
+        world.publish(anomaly("b"), world.now + timedelta(seconds=1))
+        assert answered(world)["b"].would == Answer("runs")
+
+    def test_what_is_assumed_to_be_at_work_still_is_not_run_a_second_time(self):
+        world = World({**RUNBOOK, "cooldown_seconds": 3600})
+        for hours, name in ((0, "a"), (0.5, "b"), (30, "b"), (30, "c")):
+            world.now = T0 + timedelta(hours=hours)
+            world.publish(anomaly(name))
+            world.take(anomaly(name))
+            world.judge()
+        assert [one.result for one in world.truth.values()] == ["runs", "blocked", "blocked"]
+        definition = world.put(RUNBOOK)
+        told = backtest(world, definition, lasts=timedelta(hours=48))
+        assert [(one.anomaly_id, one.would.result, one.did.result) for one in told] == [
+            ("a", "runs", "runs"),
+            ("b", "runs", "blocked"),
+            ("b", "repeated", "blocked"),
+            ("c", "runs", "blocked"),
+        ]
+
 
 class TestReport:
     def test_it_counts_and_lists_the_differences(self):
@@ -439,6 +482,13 @@ class TestReport:
             {"reason": "blocked: cooldown", "anomalies": 1},
         ]
 
+    def test_what_is_not_known_is_counted_apart_and_what_is_the_same_is_listed_on_demand(self):
+        report = Report(T0)
+        for did in (Answer("unknown"), Answer("runs")):
+            report.add(Decision("a", "s", "m", T0, None, Answer("runs"), did))
+        shown = report.shown()
+        assert (shown["unknown"], shown["same"], shown["differences"], shown["others"]) == (1, 1, [], [])
+
     def test_it_stays_small(self):
         report = Report(T0)
         for number in range(MAX_DIFFERENCES + 200):
@@ -449,10 +499,26 @@ class TestReport:
         assert len(shown["reasons"]) == MAX_REASONS + 1
 
 
+def test_a_survey_keeps_no_more_live_executions_than_it_may(monkeypatch):
+    monkeypatch.setattr("app.core.survey.MAX_LIVE", 1)
+    world, survey = World(RUNBOOK), Survey("default", "r")
+    world.by_hand("forgotten")
+    world.by_hand("kept")
+    for command in world.due():
+        world.act(command, "started")
+        world.now += timedelta(seconds=7)
+        world.act(command, "succeeded")
+    for offset, (_, event) in enumerate(world.log, start=1):
+        survey.take(write_event(event), offset)
+    assert survey.usual_duration() == timedelta(seconds=7)
+
+
 def test_a_survey_passes_over_what_it_cannot_read_and_what_is_not_its_own():
     world = recorded(0, 30)
     survey = Survey("default", "r")
-    for offset, value in enumerate([None, b"{", b"[]", b'{"tenant": "default", "type": "execution_requested"}']):
+    for offset, value in enumerate(
+        [None, b"{", b"[]", b'{"tenant": "default", "type": "execution_requested"}', UNREADABLE]
+    ):
         survey.take(value, offset)
     assert survey.usual_duration() == timedelta(seconds=60)
     for offset, (_, event) in enumerate(world.log, start=1):

@@ -3,6 +3,8 @@
 import pytest
 from building import Story, http, plan, scale, slack, story
 
+from app.core.approval import MAX_REPLACED
+from app.core.approving import MAX_REQUESTS
 from app.core.execution import Execution, Marker
 from app.core.lifecycle import decide, evolve, wake_at
 from app.core.rollback import rollback_status
@@ -89,6 +91,17 @@ def test_a_no_leaves_the_rest_as_it_is_and_it_can_be_asked_for_again(stop, statu
     assert (s.status, rollback_status(s.state.rollback)) == ("rolled_back", "done")
     numbers = [request.number for request in s.state.requests(1)]
     assert numbers == sorted(set(numbers))
+
+
+def test_however_often_nobody_said_yes_it_can_be_asked_for_once_more():
+    s = approved()
+    for _ in range(MAX_REQUESTS + 1):
+        s.back(by="bob").prepared(plan("back")).decided("reject", by="ann", comment="x" * 1000)
+    s.back(by="bob").prepared(plan("back")).decided(by="ann").does()
+    assert (s.status, statuses(s)) == ("rolled_back", ["succeeded"])
+    earlier = s.state.rollback.steps[0].superseded
+    assert [one.state for one in earlier] == ["rejected"] * (MAX_REQUESTS + 1)
+    assert {len(one.votes[0].comment) for one in earlier} == {MAX_REPLACED}
 
 
 def test_what_was_taken_back_stays_so_and_what_failed_is_tried_anew():

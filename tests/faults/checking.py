@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from faults.loads import Anomaly
 from faults.reading import Logged
 from faults.recorder import Effect
-from faults.recounting import Counted, recount
+from faults.recounting import Counted, recount, unsettled
 
 NAMESPACE = uuid.UUID("8d6c1a52-7f2f-5a55-8f5f-0d7f3c1f6b29")
 CLOCK_S = 0.002
@@ -73,11 +73,10 @@ def _lost(evidence: Evidence, counted: dict[str, Counted]) -> Iterator[Violation
     for name, anomaly in expected.items():
         if name not in counted:
             yield Violation("lost", name, f"{anomaly} started nothing")
-    for name, one in counted.items():
-        if name not in expected:
-            yield Violation("doubled", name, "an execution that no anomaly accounts for")
-        if not one.over:
-            yield Violation("lost", name, f"it is still {one.status} at {one.standing()}")
+    for name in counted.keys() - expected.keys():
+        yield Violation("doubled", name, "an execution that no anomaly accounts for")
+    for name, one in unsettled(counted).items():
+        yield Violation("lost", name, f"it is still {one.status} at {one.standing()}")
     for letter in evidence.topics["dead-letters"]:
         yield Violation("lost", "", f"a dead letter at {letter.offset}")
 

@@ -70,6 +70,21 @@ class Counted:
         return self.steps[self.cursor] if self.cursor < len(self.steps) else None
 
 
+def unsettled(counted: dict[str, Counted]) -> dict[str, Counted]:
+    """Those that still have something to do: not over, nor waiting for a host that one without a known end holds."""
+    held = {place for one in counted.values() if one.status == "attention" for place in _hosts(one)}
+    return {
+        name: one
+        for name, one in counted.items()
+        if not one.over and not (one.status == "queued" and held & _hosts(one))
+    }
+
+
+def _hosts(one: Counted) -> set[tuple[str, str]]:
+    steps = one.request["runbook"]["steps"]
+    return {(one.request["tenant"], step["host"]) for step in steps if "host" in step}
+
+
 def recount(log: list[Logged]) -> dict[str, Counted]:
     """All executions of the log by id."""
     found: dict[str, Counted] = {}

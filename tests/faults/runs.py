@@ -15,7 +15,7 @@ from faults.loads import Anomaly, Approver, Load, tenants
 from faults.plans import Fault, Plan
 from faults.reading import Logged, read_topics
 from faults.recorder import Effect
-from faults.recounting import recount
+from faults.recounting import recount, unsettled
 from faults.worlds import World, world
 from processes import Api
 from sshd import Sshd
@@ -107,7 +107,8 @@ async def _settled(one: World, load: Load, say: Say) -> bool:
     begun, patience_s = time.monotonic(), one.plan.profile.settle_s
     while True:
         log = (await read_topics(one.broker.bootstrap_servers, "execution-events"))["execution-events"]
-        left = expected - {name for name, each in recount(log).items() if each.over}
+        counted = recount(log)
+        left = (expected - counted.keys()) | unsettled(counted).keys()
         passed_s = time.monotonic() - begun
         moved = max((each.at for each in log if each.value["type"] not in TICKS), default=0.0)
         moves = time.time() - moved < STILL_S and passed_s < 3 * patience_s

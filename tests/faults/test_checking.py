@@ -8,6 +8,7 @@ from faults.checking import Evidence, check, expected_id
 from faults.loads import Anomaly
 from faults.reading import Logged
 from faults.recorder import Effect
+from faults.recounting import Counted, unsettled
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 ANOMALY = Anomaly("t", "a-1", "gated", T0.timestamp())
@@ -110,6 +111,18 @@ def test_two_effects_in_the_window_of_one_attempt_are_seen_though_two_attempts_w
     assert ("doubled", "2 side effects of attempt 1 of (0, 'apply')") in found(
         with_log(evidence._replace(effects=twice), log)
     )
+
+
+def test_who_waits_for_a_host_that_one_without_a_known_end_holds_has_settled():
+    step = {"type": "shell", "host": "h", "command": "true"}
+    ours, others = ({"type": "execution_requested", "tenant": tenant, "run": 0} for tenant in ("t", "else"))
+
+    def counted(name, status, request):
+        return {name: Counted({**request, "runbook": {"steps": [step]}}, 0, 0, status=status)}
+
+    waits = counted("waits", "queued", ours) | counted("elsewhere", "queued", others)
+    assert unsettled(waits | counted("first", "attention", ours)).keys() == {"elsewhere"}
+    assert unsettled(waits | counted("first", "succeeded", ours)).keys() == {"elsewhere", "waits"}
 
 
 def test_a_start_that_did_not_count_must_have_no_effect():

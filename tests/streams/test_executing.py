@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from building import T0, http, scale, slack, story
-from executing_fakes import EventLog, FakeTable, Record
+from executing_fakes import EventLog, FakeTable, Record, a_member
 from prometheus_client import CollectorRegistry
 from waiting import until
 
@@ -24,6 +24,7 @@ from app.core.runbook import MetricCheck
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
 from app.streams.ledger import LEDGER_KEPT, Entry, Ledger, Posted
+from app.streams.membership import Membership
 
 
 class Bench:
@@ -35,6 +36,7 @@ class Bench:
         self.answer = asyncio.Event()
         self.calls = []
         self.opened = []
+        self.memberships = {}
         self.executor = self.worker("me")
 
     def worker(self, incarnation):
@@ -47,7 +49,11 @@ class Bench:
         )
         self.opened.append(clients)
         runner = Runner(clients, incarnation, 0.2, 60.0, lambda: self.now, lambda: self.monotonic)
-        ledger = Ledger(self.table, None, incarnation)
+        membership = Membership(10, lambda: self.monotonic)
+        membership.heard(self.monotonic)
+        membership.on_shared_out.append(lambda: executor.on_partitions(set()))
+        self.memberships[incarnation] = membership
+        ledger = Ledger(self.table, None, incarnation, membership)
         figures = Figures(CollectorRegistry())
         executor = StepExecutor("http", runner, ledger, self.log, figures, concurrency=4)
         executor.on_partitions({0})
@@ -158,17 +164,40 @@ async def test_done_is_written_however_long_it_takes(bench):
     assert bench.table["e/1/0/apply/1"]["done"]
 
 
-async def test_what_this_worker_took_and_gave_up_is_answered_for(bench):
+async def test_what_was_claimed_before_the_partition_came_back_is_answered_for(bench):
     bench.table.broker.clear()
     command = bench.command()
-    await bench.take(command)
-    bench.executor.on_partitions({1})
-    bench.table.broker.set()
-    await until(lambda: is_true(lambda: bench.log.told == ["interrupted"]))
+    record = await bench.take(command)
+    bench.memberships["me"].shared_out()
     bench.executor.on_partitions({0})
+    bench.table.broker.set()
+    await until(lambda: is_true(lambda: record.acked))
     again = await bench.take(command)
-    await until(lambda: is_true(lambda: again.acked))
-    assert (bench.log.told, bench.calls) == (["interrupted"] * 2, [])
+    assert again.acked
+    assert (bench.log.told, bench.calls) == (["interrupted"], [])
+
+
+async def test_cut_off_it_begins_nothing_before_it_hears_that_it_still_is_a_member(bench):
+    bench.monotonic += 10  # since the last heartbeat
+    await bench.take(bench.command())
+    await until(lambda: is_true(lambda: len(bench.table) == 1))
+    await asyncio.sleep(0.2)
+    assert (bench.log.told, bench.calls) == ([], [])
+    bench.memberships["me"].heard(bench.monotonic)
+    await until(lambda: is_true(lambda: bench.calls))
+
+
+async def test_cut_off_and_replaced_it_begins_nothing_and_says_nothing(bench):
+    bench.monotonic += 10
+    record = await bench.take(bench.command())
+    bench.memberships["me"].shared_out()  # what the heartbeat brings about that says: you are nobody's member
+    bench.executor.on_partitions({1})
+    await until(lambda: is_true(lambda: not bench.executor.in_flight()))
+    assert (bench.log.told, bench.calls) == ([], [])
+    bench.memberships["me"].heard(bench.monotonic)
+    ignored = await bench.take(bench.command())
+    assert (ignored.acked, bench.executor.in_flight()) == (False, 0)
+    assert record.acked  # which nobody hears: the partition is not this worker's
 
 
 async def test_a_revoked_command_is_never_begun(bench):
@@ -195,8 +224,8 @@ async def test_what_is_claimed_on_a_lost_partition_is_not_begun(bench):
     await bench.take(bench.command())
     bench.executor.on_partitions({1, 2})
     bench.table.broker.set()
-    await until(lambda: is_true(lambda: bench.log.told))
-    assert (bench.log.told, bench.calls) == (["interrupted"], [])
+    await until(lambda: is_true(lambda: not bench.executor.in_flight()))
+    assert (bench.log.told, bench.calls) == ([], [])
 
 
 async def test_a_claim_that_has_run_out_is_not_acted_on(bench):
@@ -287,11 +316,11 @@ async def test_another_plan_than_the_approved_one_is_announced_and_not_applied(b
 
 async def test_the_ledger_forgets_what_cannot_come_again():
     table = FakeTable()
-    ledger = Ledger(table, None, "me")
+    ledger = Ledger(table, None, "me", a_member())
     await ledger.claim("old", 0, T0)
     await ledger.claim("elsewhere", 1, T0)
     await ledger.claim("new", 0, T0 + timedelta(seconds=1))
-    recovered = Ledger(table, None, "other")
+    recovered = Ledger(table, None, "other", a_member())
     recovered.recover()
     await recovered.claim("newest", 0, T0 + LEDGER_KEPT + timedelta(seconds=0.5))
     assert sorted(table) == ["elsewhere", "new", "newest"]
@@ -301,11 +330,11 @@ async def test_the_ledger_forgets_what_cannot_come_again():
 
 async def test_the_ledger_knows_where_messages_were_posted():
     table = FakeTable()
-    ledger = Ledger(table, None, "me")
+    ledger = Ledger(table, None, "me", a_member())
     await ledger.claim("a", 0, T0)
     await ledger.finish("a", Posted("C1", "1.5", "#ops"))
     await ledger.finish("gone with its partition")
-    recovered = Ledger(table, None, "other")
+    recovered = Ledger(table, None, "other", a_member())
     recovered.recover()
     assert recovered.find("a") == Entry("me", T0, done=True, posted=Posted("C1", "1.5", "#ops"))
     assert (recovered.channels, list(table)) == ({"#ops": "C1"}, ["a"])

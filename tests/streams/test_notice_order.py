@@ -3,7 +3,7 @@
 import asyncio
 
 from building import plan, scale, story
-from executing_fakes import FakeTable
+from executing_fakes import FakeTable, a_member
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -75,7 +75,7 @@ class World:
 
     def _start(self):
         self.number += 1
-        self.ledger = Ledger(self.table, None, f"worker {self.number}")
+        self.ledger = Ledger(self.table, None, f"worker {self.number}", a_member())
         self.again = {}
         sender = NoticeSender(self.slack, SlackUsers(), lambda: self.story.now, pauses_s=(0.0,) * 3)
         self.lines = NoticeLines(sender, self.ledger, self._record, Figures(CollectorRegistry()))
@@ -90,7 +90,7 @@ class World:
             return
         self.again[command.command_id] = entry is not None
         self.lines.enter(command)
-        await asyncio.gather(*await self.ledger.claim(command.command_id, 0, self.story.now))
+        await (await self.ledger.claim(command.command_id, 0, self.story.now))()
 
     async def advance(self):
         for command in self.story.notices:

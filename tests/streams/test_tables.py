@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import KafkaError
+from faust.types import TP
 
 from app.core.errors import RecordTooLarge
 from app.streams.app import StreamSettings, build_app, declare_table
 from app.streams.connection import KafkaConnection
+from app.streams.index import is_newer_row
+from app.streams.ledger import is_newer_claim
 
 
 class FakePublisher:
@@ -69,3 +72,40 @@ async def test_a_rebalance_forgets_what_waits(table):
     await change(table, FakePublisher(), "a", {"x": "x" * 200})
     table._forget_all_but(set())
     assert table.unwritten == {}
+
+
+def read_back(table, *rows):
+    """The changelog as a recovery reads it."""
+    events = (SimpleNamespace(key=key, value=row, message=SimpleNamespace(value=row, partition=0)) for key, row in rows)
+    table.apply_changelog_batch(events)
+
+
+def state(offset, kind="execution", run=1):
+    return {"partition": 0, kind: {"run": run, "last_offset": offset}}
+
+
+async def test_what_a_worker_wrote_after_it_had_lost_the_partition_does_not_stand(
+    table,
+):
+    table.is_newer = is_newer_row
+    read_back(table, ("a", state(5)), ("b", state(5)), ("c", state(7)))
+    read_back(
+        table, ("a", state(9, "marker")), ("a", state(5)), ("b", state(4)), ("b", state(6)), ("c", state(3, run=2))
+    )
+    assert {key: table[key] for key in "abc"} == {"a": state(9, "marker"), "b": state(6), "c": state(3, run=2)}
+    publisher = FakePublisher()
+    await table.on_recovery_completed({TP("executions", 0)}, set())
+    assert len(await table.send_changes(publisher)) == len(publisher.sent) == 1
+
+
+async def test_a_deleted_row_and_one_of_old_that_tells_no_place_are_taken_as_they_come(table):
+    table.is_newer = is_newer_row
+    read_back(table, ("a", state(5)), ("a", None), ("a", state(2)), ("b", state(None, "marker")), ("b", state(2)))
+    assert (table["a"], table["b"]) == (state(2), state(2))
+
+
+async def test_what_is_done_stays_so_in_the_ledger(table):
+    table.is_newer = is_newer_claim
+    claim, done = {"incarnation": "late"}, {"incarnation": "owner", "done": True}
+    read_back(table, ("a", claim), ("a", done), ("a", claim))
+    assert table["a"] == done

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from building import T0, plan, scale, story
-from executing_fakes import EventLog, FakeTable, Record
+from executing_fakes import EventLog, FakeTable, Record, a_member
 from prometheus_client import CollectorRegistry
 from slack_server import SlackServer
 from waiting import until
@@ -61,7 +61,7 @@ class Office:
             client = SlackClient(self.slack.bot_token, self.slack.base_url, timeout_s=5.0)
             clients = Clients(HttpClient(NetworkPolicy()), client, KubernetesClient(), Secrets(), SshClient())
             runner = Runner(clients, name, LEASE_S, 60.0, lambda: self.now, lambda: 100.0)
-            ledger = Ledger(self.table, None, name)
+            ledger = Ledger(self.table, None, name, a_member())
             ledger.recover()
             sender = NoticeSender(client, SlackUsers(), lambda: self.now, pauses_s=(0.0,) * 3, channels=ledger.channels)
             executor = StepExecutor("slack", runner, ledger, self.log, self.figures, concurrency=8, notices=sender)

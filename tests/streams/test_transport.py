@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
 from waiting import until
 
-from app.streams.app import Agents, StreamSettings, build_app
+from app.streams.app import Agents, StreamSettings, build_app, membership_of
 
 
 class Bench:
@@ -171,5 +171,35 @@ async def test_nothing_is_handed_out_while_a_seek_is_under_way(broker, connectio
         await bench.handed_out(1, 2, 3, 4, 5)
         await bench.handed_out(0, partition=1)
         await bench.stop()
+    finally:
+        await bench.close()
+
+
+async def test_a_worker_is_certain_of_its_partitions_until_they_are_shared_out_anew(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.start()
+        first, membership = bench.app, membership_of(bench.app)
+        await bench.publish(1)
+        await bench.handed_out(0)
+        turn = membership.turn
+        assert await membership.is_certain(turn)
+        certain_until = membership._certain_until
+
+        async def heard():
+            return membership._certain_until > certain_until
+
+        await until(heard)
+        await bench.start()
+
+        async def shared_out():
+            return membership.turn > turn
+
+        await until(shared_out)
+        assert not await membership.is_certain(turn)
+        assert await membership.is_certain(membership.turn)
+        await bench.stop()
+        await first.stop()
     finally:
         await bench.close()

@@ -90,6 +90,7 @@ async def test_dry_and_then_for_real(worker, api, publish, steps, released, flee
     assert real["steps"][2]["output"]["exit_status"] == 0
     assert (await released.replicas(), await released.image()) == (3, "example/app:1")
     assert await fleet.unschedulable() == [True, False]
+    await released.ready(3)
     assert await fleet.nodes_of_pods() == {other}
 
 

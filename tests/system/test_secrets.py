@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiokafka.admin import AIOKafkaAdminClient
-from processes import WorkerProcess
+from processes import WorkerProcess, run_command
 from waiting import until
 
 FOLDER_SECRET = 'fo/ld+er "sécret" & 100%'
@@ -135,6 +135,12 @@ async def test_no_secret_is_found_anywhere_but_on_the_wire(planted, api, echo, b
     path = f"/api/v1/executions/{item['execution_id']}"
     for answer in (plan, item, await api.history(), await api.get(path), await api.get(f"{path}/events")):
         found += leaks("an answer of the API", json.dumps(answer, ensure_ascii=False).encode())
+    for form in ("jsonl", "csv", "report"):
+        status, exported = await run_command(
+            planted.environment, "audit", "export", item["execution_id"], f"--format={form}"
+        )
+        assert (status, "FOLDER" in exported) == (0, True)
+        found += leaks(f"an export as {form}", exported.encode())
     async with api.session.get(f"{api.url}/metrics") as metrics:
         found += leaks("the metrics", await metrics.read())
     assert len(stand_ins.messages) == 1
