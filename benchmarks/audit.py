@@ -128,7 +128,9 @@ async def project(servers: str, engine) -> int:
     projection, count = Projection(Store(engine, TOPIC), CollectorRegistry()), 0
     places = [await projection.load(partition) for partition in range(PARTITIONS)]
     async for batches in records_in_turn(servers):
-        read = {at.partition: [Record(one.offset, one.value, one.key) for one in found] for at, found in batches.items()}
+        read = {
+            at.partition: [Record(one.offset, one.value, one.key) for one in found] for at, found in batches.items()
+        }
         await projection.project([(places[number], found) for number, found in read.items()])
         count += sum(map(len, read.values()))
     return count
