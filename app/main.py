@@ -169,6 +169,7 @@ async def start_streams(
             executor.on_partitions(set())
 
     ledger_table.on_owned = owned
+    ledger_table.on_failure = agents.fail
     membership_of(agents.app).on_shared_out.append(shared_out)
     await agents.app.start()
     stack.push_async_callback(agents.app.stop)
@@ -329,6 +330,7 @@ class Worker:
             self._recovered = True
 
         executions.on_owned = owned
+        executions.on_failure = agents.fail
         parts.advancer.on_requested = parts.matcher.pace.folded
         membership_of(faust_app).on_shared_out.append(parts.matcher.forget)
         await start_streams(stack, agents, executors, ledger_table, settings.worker.shutdown_grace_s)

@@ -39,7 +39,8 @@ class TableChange(NamedTuple):
 class DeferredTable(faust.Table):  # type: ignore[misc]
     """A table that keeps its unsent changes until ``send_changes``.
 
-    is_newer: whether a row (the second one) may stand in the place of another one of the same key.
+    is_newer: whether a row (the second one) may stand in the place of another one of the same key. on_owned: called
+    after each recovery with the owned partitions. on_failure: called with what that raised; the worker must stop then.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,17 +51,22 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         self._overwritten: set[str] = set()
         self.unwritten: dict[str, asyncio.Future[Any]] = {}
         self.on_owned: Callable[[set[int]], None] | None = None
+        self.on_failure: Callable[[BaseException], None] = lambda _: None
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """After every rebalance, before records flow again: keep only the owned partitions, and say which they are."""
         await super().on_recovery_completed(active_tps, standby_tps)
         owned = {tp.partition for tp in active_tps}
         self._forget_all_but(owned)
-        for key in self._overwritten & self.keys():
-            self._remember(key, self[key])
+        rows = ((key, self.data.get(key)) for key in self._overwritten)
+        self._unsent += [TableChange(row["partition"], key, row) for key, row in rows if row is not None]
         self._overwritten.clear()
-        if self.on_owned is not None:
-            self.on_owned(owned)
+        try:
+            if self.on_owned is not None:
+                self.on_owned(owned)
+        except Exception as error:  # Faust would go on with a worker that knows of nothing
+            self.on_failure(error)
+            raise
 
     def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
         """Take what the changelog holds, without rows that are older than what was read before them."""

@@ -94,6 +94,11 @@ async def test_what_a_worker_wrote_after_it_had_lost_the_partition_does_not_stan
     )
     assert {key: table[key] for key in "abc"} == {"a": state(9, "marker"), "b": state(6), "c": state(3, run=2)}
     publisher = FakePublisher()
+
+    def outside_of_a_stream(key):
+        raise TypeError(key)
+
+    table.partition_for_key = outside_of_a_stream
     await table.on_recovery_completed({TP("executions", 0)}, set())
     assert len(await table.send_changes(publisher)) == len(publisher.sent) == 1
 
@@ -109,3 +114,11 @@ async def test_what_is_done_stays_so_in_the_ledger(table):
     claim, done = {"incarnation": "late"}, {"incarnation": "owner", "done": True}
     read_back(table, ("a", claim), ("a", done), ("a", claim))
     assert table["a"] == done
+
+
+async def test_a_recovery_that_breaks_stops_the_worker(table):
+    failures = []
+    table.on_failure, table.on_owned = failures.append, lambda owned: owned.missing
+    with pytest.raises(AttributeError):
+        await table.on_recovery_completed({TP("executions", 0)}, set())
+    assert [type(error) for error in failures] == [AttributeError]
