@@ -1,4 +1,7 @@
-"""The command ``runbooks``: thin, each command a call of something that can be tested without it."""
+"""The command ``runbooks``: thin, each command a call of something that can be tested without it.
+
+What only calls the API is there at once: the parts of a worker take seconds to load, so who needs them imports them.
+"""
 
 import asyncio
 import contextlib
@@ -7,7 +10,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import orjson
@@ -15,28 +18,20 @@ import typer
 import uvloop
 from pydantic import ValidationError
 
-from app import operating
-from app.audit_cli import audit_cli, drill_cli
-from app.backtest_cli import backtest_cli
 from app.calling import call as _call
 from app.core.errors import RunbooksError
-from app.development import make_token, request_lines, run, timeline
-from app.letters_cli import letters_cli
-from app.main import Worker
+from app.late_commands import LateGroup
 from app.printing import complain, say, say_json
 from app.settings import Settings
-from app.step_worker import StepWorker
-from app.streams.structured_logs import configure_logging
-from app.streams.topics import ensure_topics, read_topics
-from app.wiring import connection_of, read_definition, read_definitions
+from app.timelines import request_lines, timeline
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+if TYPE_CHECKING:
+    from app.main import Worker
+    from app.step_worker import StepWorker
+
+cli = typer.Typer(cls=LateGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with topics.yaml, or create what is missing.")
 cli.add_typer(topics_cli, name="topics")
-cli.add_typer(letters_cli, name="dead-letters")
-cli.add_typer(audit_cli, name="audit")
-cli.add_typer(drill_cli, name="drill")
-cli.add_typer(backtest_cli)
 SWITCH_INTERVAL_S = 0.0005
 """Faust's consumer has a thread of its own: with Python's 5 ms every record would wait for it (docs/performance.md)."""
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
@@ -84,6 +79,8 @@ def _take_development_tokens() -> None:
 @cli.command("run")
 def run_command() -> None:
     """Start the broker, a worker, the API and the demo, until Ctrl-C (DEMO=0 leaves the demo out)."""
+    from app.development import run
+
     settings = Settings()
     demo = os.environ.get("DEMO", "1") != "0"
     _until_stopped(run(settings, lambda line: print(line, flush=True), demo=demo))
@@ -99,6 +96,10 @@ def worker(
     ] = None,
 ) -> None:
     """Start one worker against the configured broker."""
+    from app.main import Worker
+    from app.step_worker import StepWorker
+    from app.streams.structured_logs import configure_logging
+
     for name, given in (("ACTIONS", actions), ("ELSEWHERE", elsewhere)):
         if given:
             os.environ[f"RUNBOOKS_WORKER__{name}"] = orjson.dumps(given).decode()
@@ -108,7 +109,7 @@ def worker(
     _until_stopped(_work(one))
 
 
-async def _work(one: Worker | StepWorker) -> None:
+async def _work(one: "Worker | StepWorker") -> None:
     async with one.running() as running:
         error = await running.failure
         raise RunbooksError(f"the worker stopped: {error!r}")
@@ -117,6 +118,8 @@ async def _work(one: Worker | StepWorker) -> None:
 @cli.command()
 def validate(files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)]) -> None:
     """Check definitions; every problem is told with its path."""
+    from app.wiring import read_definition
+
     for path in files:
         runbook = read_definition(path)
         say(f"{path}: {runbook.name} is valid, {len(runbook.steps)} steps")
@@ -125,6 +128,8 @@ def validate(files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=F
 @cli.command()
 def apply(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)], url: Url, token: Token) -> None:
     """Bring all definitions of a folder into force."""
+    from app.wiring import read_definitions
+
     for runbook in read_definitions(folder):
         done = _call("PUT", f"{url}/api/v1/runbooks/{runbook.name}", token, runbook.content())
         say(f"{done['name']}: version {done['version']} is in force")
@@ -242,6 +247,9 @@ def resume(name: str, url: Url, token: Token) -> None:
 @cli.command("pause-everybody")
 def pause_everybody(name: str, reason: Reason = "", window: Window = None) -> None:
     """Keep the runbooks of all tenants from starting: written to Kafka, by whoever may write the topic."""
+    from app import operating
+    from app.wiring import connection_of
+
     place = asyncio.run(operating.pause_everybody(connection_of(_kafka(None)), name, reason, _window(window)))
     print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
 
@@ -249,6 +257,9 @@ def pause_everybody(name: str, reason: Reason = "", window: Window = None) -> No
 @cli.command("resume-everybody")
 def resume_everybody(name: str) -> None:
     """End a pause of all tenants."""
+    from app import operating
+    from app.wiring import connection_of
+
     place = asyncio.run(operating.resume_everybody(connection_of(_kafka(None)), name))
     print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
 
@@ -278,6 +289,9 @@ def publish_anomaly(
     bootstrap_servers: Annotated[str | None, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS")] = None,
 ) -> None:
     """Publish anomaly events to Kafka: one JSON object, or one a line."""
+    from app import operating
+    from app.wiring import connection_of
+
     text = sys.stdin.read() if str(file) == "-" else file.read_text()
     places = asyncio.run(operating.publish_anomalies(connection_of(_kafka(bootstrap_servers)), text))
     for place in places:
@@ -300,6 +314,9 @@ def topics_apply() -> None:
 
 
 def _topics(*, create: bool) -> list[str]:
+    from app.streams.topics import ensure_topics, read_topics
+    from app.wiring import connection_of
+
     kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
     specs = read_topics(kafka.topics_file, kafka.group_id)
     return asyncio.run(ensure_topics(connection_of(kafka), specs, create=create))
@@ -312,6 +329,8 @@ def token(
     tenant: str = "default",
 ) -> None:
     """Make a token with RUNBOOKS_API__JWT_SECRET (development only)."""
+    from app.development import make_token
+
     secret = Settings().api.jwt_secret
     if secret is None:
         raise RunbooksError("set RUNBOOKS_API__JWT_SECRET: the token is signed with it")
@@ -321,6 +340,8 @@ def token(
 @cli.command(hidden=True)
 def schemas(folder: Path = Path("schemas")) -> None:
     """Write the JSON Schemas of all messages."""
+    from app import operating
+
     for name, text in operating.schemas().items():
         (folder / name).write_text(text)
 

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
-from app.development import timeline
 from app.streams.structured_logs import MAX_TEXT, configure_logging
+from app.timelines import timeline
 
 FORGED = (
     '\n{"level": "INFO", "event": "forged"}\r\n\x1b[2J\x1b]0;x\x07\x9b31m'
