@@ -385,8 +385,8 @@ async def test_a_write_that_is_not_answered_is_unknown_and_the_retry_goes_on(
     web, fleet, step, in_cluster, cluster, part, said
 ):
     before = await web(1)
-    scene, brief = in_cluster(timeout_s=0.3), step(timeout_seconds=1)
-    begun = await ACTION.prepare(brief, scene)
+    scene, brief = in_cluster(timeout_s=1.5), step(timeout_seconds=5)
+    begun = await ACTION.prepare(brief, in_cluster())
     frozen = cluster.frozen()
     kubernetes = scene.clients.kubernetes
     setattr(kubernetes, part, Unanswered(getattr(kubernetes, part), frozen))

@@ -50,6 +50,10 @@ class Fleet:
         """Where the pods are."""
         return {pod["spec"].get("nodeName") for pod in await self.all()}
 
+    async def runs_on(self, nodes: set[str]) -> bool:
+        """Whether each pod has a node, and these are all of them: what a rollout adds has none for a while."""
+        return await self.nodes_of_pods() == nodes
+
     async def add_pod(self, name: str, *, volumes: tuple = (), annotations: dict | None = None, **labels: str) -> str:
         """A pod that nothing would bring back, running on the node; its uid."""
         metadata = {"name": name, "labels": labels, "annotations": annotations or {}}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from processes import on_cluster
 from sshd import inventory
+from waiting import until
 
 
 @pytest.fixture
@@ -90,8 +91,7 @@ async def test_dry_and_then_for_real(worker, api, publish, steps, released, flee
     assert real["steps"][2]["output"]["exit_status"] == 0
     assert (await released.replicas(), await released.image()) == (3, "example/app:1")
     assert await fleet.unschedulable() == [True, False]
-    await released.ready(3)
-    assert await fleet.nodes_of_pods() == {other}
+    await until(lambda: fleet.runs_on({other}))
 
 
 async def test_a_failing_last_step_takes_back_what_can_be(
