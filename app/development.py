@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from app.broker.kafka import EmbeddedKafka
 from app.core.errors import ConfigurationError, RunbooksError
+from app.ending import cancelled
 from app.main import Worker
 from app.settings import Settings
 from app.streams.structured_logs import configure_logging
@@ -69,7 +70,7 @@ async def run(settings: Settings, say: Say, *, demo: bool) -> None:
         development = await stack.enter_async_context(installation(settings, say, stand_ins, _log_to_file))
         if stand_ins is not None:
             following = asyncio.create_task(follow_demo(development, settings.data_dir, say))
-            stack.push_async_callback(_ended, following)
+            stack.push_async_callback(cancelled, following)
             await until_asked(following, development)
         say(f"running; the API is at {development.api_url}, tokens are in {settings.data_dir / 'env'}; Ctrl-C stops it")
         error = await development.failure
@@ -172,12 +173,6 @@ async def _stand_ins(stack: contextlib.AsyncExitStack, say: Say) -> Any:
     stand_ins = await module.start_stand_ins(lambda line: say(f"    [{line}]"))
     stack.push_async_callback(stand_ins.stop)
     return stand_ins
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def until_asked(following: "asyncio.Task[None]", development: Development) -> None:

@@ -24,6 +24,7 @@ from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError
 from app.core.people import SlackUsers
+from app.ending import cancelled
 from app.history.database import open_database
 from app.history.decisions import DecisionQueries
 from app.history.ledger import LedgerProjection
@@ -285,14 +286,14 @@ class Worker:
             (MATCH_DECISIONS, "ledger", LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)),
         )
         looking = asyncio.create_task(news.run())
-        stack.push_async_callback(_cancelled, looking)
+        stack.push_async_callback(cancelled, looking)
         arguments = connection.client_arguments()
         projectors = [
             Projector(projection, topic, arguments, f"{group}-{name}") for topic, name, projection in projections
         ]
         running = tuple(asyncio.create_task(projector.run()) for projector in projectors)
         for one in running:
-            stack.push_async_callback(_cancelled, one)
+            stack.push_async_callback(cancelled, one)
         return projectors, running
 
     async def _start_agents(
@@ -337,7 +338,7 @@ class Worker:
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
             running = asyncio.create_task(work)
             running.add_done_callback(agents.fail_with)
-            stack.push_async_callback(_cancelled, running)
+            stack.push_async_callback(cancelled, running)
         return agents, parts
 
     async def _start_web(
@@ -393,9 +394,3 @@ class Worker:
         if any(one.done() for one in projecting):
             reasons.append("the projector has stopped")
         return reasons
-
-
-async def _cancelled(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

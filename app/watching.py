@@ -10,6 +10,7 @@ from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from app.clients.kafka import Standing
+from app.ending import cancelled
 from app.history.projector import Projector
 from app.streams.backlog import EVERY_S, Backlog, Reader
 from app.streams.connection import KafkaConnection
@@ -50,11 +51,5 @@ async def watch_backlog(
     backlog = Backlog(connection, (consumer, *projected), now, EVERY_S, counts_letters=projectors is not None)
     registry.register(LagFigures(backlog, consumer, projected))
     asking = asyncio.create_task(backlog.run())
-    stack.push_async_callback(_ended, asking)
+    stack.push_async_callback(cancelled, asking)
     return backlog.warnings
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

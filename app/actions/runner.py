@@ -51,6 +51,7 @@ from app.core.shell_words import render_command
 from app.core.steps import ShellStep, Step
 from app.core.template_work import Work
 from app.core.templating import UNKNOWN_END, Unknown, render
+from app.ending import cancelled
 
 STEP: TypeAdapter[Step] = TypeAdapter(Step)
 MAX_ERROR = 4096
@@ -275,9 +276,7 @@ class Runner:
         try:
             yield
         finally:
-            beating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beating
+            await cancelled(beating)
 
 
 def _filled_in(step: Step, variables: Mapping[str, Any]) -> dict[str, Any]:

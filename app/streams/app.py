@@ -9,6 +9,7 @@ import faust
 from faust.types import AgentT, StreamT
 
 from app.core.commands import STEP_KINDS
+from app.ending import tell_failure
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
@@ -106,8 +107,7 @@ class Agents:
 
     def fail_with(self, task: "asyncio.Task[None]") -> None:
         """Take over what ended a task that must not end."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.fail(error)
+        tell_failure(task, self.fail)
 
     def add(self, name: str, topic: str, handle: Handler) -> None:
         """Declare an agent: one stream, records in order, acknowledged by ``receipts``."""

@@ -1,7 +1,6 @@
 """The catalog of one worker: reads ``runbook-definitions`` from its beginning and keeps reading."""
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict
 from typing import Protocol
@@ -11,6 +10,7 @@ from aiokafka.structs import TopicPartition
 from app.clients.kafka import Consumer
 from app.core.catalog import Catalog, Verdict, read_change
 from app.core.errors import RecordRefused
+from app.ending import cancelled
 from app.streams.connection import KafkaConnection
 from app.streams.pausing import Pauses
 from app.streams.topics import RUNBOOK_DEFINITIONS
@@ -59,9 +59,7 @@ class Definitions:
     async def stop(self) -> None:
         """Stop reading."""
         if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            await cancelled(self._reading)
         await self._consumer.stop()
 
     def check(self) -> None:

@@ -1,7 +1,6 @@
 """The agent ``match_anomalies``: anomaly events in, requested executions out."""
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from app.core.errors import AnomalyRefused, RecordTooLarge
 from app.core.events import ExecutionRequested, Limits
 from app.core.execution import begin, keys_of
 from app.core.matching import Match, Miss, match, request_of
+from app.ending import cancelled
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.pacing import Pace
@@ -59,9 +59,7 @@ class AnomalyMatcher:
                 if deliveries is not None:
                     await receipts.settle(event, deliveries)
         finally:
-            releasing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await releasing
+            await cancelled(releasing)
 
     def forget(self) -> None:
         """Let go of what waits: the partitions are shared out anew, and what was not acknowledged is read again."""

@@ -22,6 +22,7 @@ from app.core.commands import MetricCommand
 from app.core.errors import RecordRefused
 from app.core.measuring import Found, Measured, failed, measured
 from app.core.metric_sample import MetricSample, read_metric_sample
+from app.ending import cancelled
 from app.streams.connection import KafkaConnection
 from app.streams.figures import Figures
 from app.streams.log import Log
@@ -132,9 +133,7 @@ class SampleReader:
     async def close(self) -> None:
         """Stop reading."""
         if self._reading is not None:
-            self._reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reading
+            await cancelled(self._reading)
 
     async def read(self, command: MetricCommand, at: datetime) -> Measured:
         """The newest sample of the metric, if it was measured when it counts."""

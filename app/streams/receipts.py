@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from faust.types import EventT
 
+from app.ending import tell_failure
 from app.streams.publisher import Delivery
 
 
@@ -43,8 +44,7 @@ class Receipts:
 
     def fail_with(self, task: "asyncio.Task[None]") -> None:
         """Report what ended a task that must not end."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
+        tell_failure(task, self._on_failure)
 
     def _done(self, event: EventT) -> None:
         self._room.release()

@@ -32,6 +32,7 @@ from app.actions.approval_message import (
     text_of,
 )
 from app.core.approval_card import RequestReference, card_of
+from app.ending import cancelled
 from app.web.parts import SlackRules, WebParts
 from app.web.problems import ApiProblem
 from app.web.slack_decisions import MAX_REFUSAL, Answer, Click, SlackDecisions, request_of
@@ -90,9 +91,7 @@ class SlackDesk:
         try:
             yield
         finally:
-            connecting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await connecting
+            await cancelled(connecting)
             await handler.close_async()  # type: ignore[no-untyped-call]
 
     async def _approve(self, ack: AsyncAck, body: dict[str, Any], respond: AsyncRespond) -> None:
