@@ -97,7 +97,7 @@ async def records_in_turn(servers: str):
     """What a plain consumer hands out, a batch of a partition at a time."""
     count = 0
     async with Consumer(
-        bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest",
+        bootstrap_servers=servers,
         max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES,
     ) as consumer:  # fmt: skip
         places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]

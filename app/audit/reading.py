@@ -6,17 +6,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import TopicPartition
 
 from app.audit.verifying import BATCH_RECORDS, FETCH_BYTES, STALLED_S, Progress
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
 from app.streams.connection import KafkaConnection
+from app.streams.topics import partition_of
 
 POLL_MS = 500
 ESCAPE = b"\\"  # a record with it may write a name in other bytes than it has
-PARTITION_OF = DefaultPartitioner()
 Tell = Callable[[Progress], None]
 
 
@@ -66,14 +65,12 @@ async def open_log(
     """
     async with Consumer(
         **connection.client_arguments(),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
         max_partition_fetch_bytes=FETCH_BYTES,
     ) as consumer:
         numbers = await consumer.partitions_of(topic)
         if not numbers:
             raise RunbooksError(f"the broker has no topic {topic}")
-        wanted = numbers if tenant is None else [PARTITION_OF(tenant.encode(), numbers, [])]
+        wanted = numbers if tenant is None else [partition_of(tenant, numbers)]
         places = [TopicPartition(topic, number) for number in wanted]
         consumer.assign(places)
         ends, starts = await consumer.end_offsets(places), await consumer.beginning_offsets(places)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import TopicPartition
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,6 +21,7 @@ from app.core.errors import RunbooksError
 from app.history.signed_anchors import SignedAnchors
 from app.history.store import Store
 from app.streams.connection import KafkaConnection
+from app.streams.topics import partition_of
 
 BATCH_RECORDS = 4000
 FETCH_BYTES = 8 * 1024 * 1024
@@ -96,11 +96,10 @@ class _PartitionOf(dict[str, int]):
 
     def __init__(self, partitions: Sequence[int]) -> None:
         super().__init__()
-        self._partitions = list(partitions)
-        self._rule = DefaultPartitioner()
+        self._partitions = partitions
 
     def __missing__(self, tenant: str) -> int:
-        place = self[tenant] = int(self._rule(tenant.encode(), self._partitions, []))
+        place = self[tenant] = partition_of(tenant, self._partitions)
         return place
 
 
@@ -148,8 +147,6 @@ class Verification:
     def _consumer(self) -> Consumer:
         return Consumer(
             **self._sources.connection.client_arguments(),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_bytes=4 * FETCH_BYTES,
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -34,7 +34,13 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
     ``async with`` never stops what found no broker. And ``stop`` awaits each fetch that it has just cancelled: one that
     ends as cancelled ends ``stop`` there, the connections stay open, the other fetches go on, and who called is told
     that it was cancelled when nobody did.
+
+    It commits what it is told to, and begins at the beginning where nothing was committed.
     """
+
+    def __init__(self, *topics: str, **arguments: Any) -> None:
+        """As aiokafka's, with these two defaults."""
+        super().__init__(*topics, **{"enable_auto_commit": False, "auto_offset_reset": "earliest", **arguments})
 
     async def start(self) -> None:
         """Connect; one that is cancelled first lets the connection come about, for a moment, and closes it."""

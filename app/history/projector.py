@@ -68,9 +68,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._wait_before_retry()
 
     async def _consume(self) -> None:
-        consumer = Consumer(
-            **self._arguments, group_id=self._group_id, enable_auto_commit=False, auto_offset_reset="earliest"
-        )
+        consumer = Consumer(**self._arguments, group_id=self._group_id)
         self._consumer = consumer
         consumer.subscribe([self._topic], listener=self)
         try:

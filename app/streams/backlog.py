@@ -129,9 +129,7 @@ class Backlog:
     async def run(self) -> None:
         """Ask until cancelled; while no broker answers nothing is known."""
         while True:
-            consumer = Consumer(
-                **self._connection.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
-            )
+            consumer = Consumer(**self._connection.client_arguments())
             try:
                 await consumer.start()
                 await self._ask_on(consumer)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import orjson
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
-from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.clients.kafka import Consumer
@@ -25,9 +24,8 @@ from app.core.pauses import PauseEnded, PausePut
 from app.core.survey import Survey
 from app.streams.connection import KafkaConnection
 from app.streams.ordered import Record, Span, in_order, seen_at
-from app.streams.topics import ANOMALY_EVENTS, EXECUTION_EVENTS, RUNBOOK_DEFINITIONS
+from app.streams.topics import ANOMALY_EVENTS, EXECUTION_EVENTS, RUNBOOK_DEFINITIONS, partition_of
 
-PARTITION_OF = DefaultPartitioner()
 DAY = timedelta(days=1)
 PauseChange = PausePut | PauseEnded
 
@@ -109,7 +107,7 @@ class Backtester:
             raise Refused([Problem("trigger", "without one no anomaly starts the runbook")])
         arguments = self._connection.client_arguments()
         try:
-            async with Consumer(**arguments, enable_auto_commit=False, auto_offset_reset="earliest") as consumer:
+            async with Consumer(**arguments) as consumer:
                 reading = _Reading(consumer, question, self._limits, bounds, progress)
                 return await reading.run(await self._read_by_workers())
         except KafkaError as error:
@@ -220,7 +218,7 @@ class _Reading:
         question = self._question
         metadata = await self._consumer._client.fetch_all_metadata()  # noqa: SLF001 - the public way wants to consume
         numbers = {topic: sorted(metadata.partitions_for_topic(topic)) for topic in (ANOMALY_EVENTS, EXECUTION_EVENTS)}
-        tenants = PARTITION_OF(question.tenant.encode(), numbers[EXECUTION_EVENTS], [])
+        tenants = partition_of(question.tenant, numbers[EXECUTION_EVENTS])
         kept = kept_for(question.runbook) + timedelta(seconds=self._limits.dedup_window_s) + DAY
         log = await self._between([TopicPartition(EXECUTION_EVENTS, tenants)], question.since - kept, None)
         places = [TopicPartition(ANOMALY_EVENTS, number) for number in numbers[ANOMALY_EVENTS]]

@@ -55,7 +55,7 @@ class CoverageReader:
         try:
             async with (
                 self._room,
-                Consumer(**arguments, enable_auto_commit=False, auto_offset_reset="earliest") as consumer,
+                Consumer(**arguments) as consumer,
             ):
                 return await self._count(consumer, tenant, await _spans(consumer, since))
         except KafkaError as error:

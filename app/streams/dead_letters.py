@@ -78,7 +78,7 @@ class DeadLetters:
     @contextlib.asynccontextmanager
     async def opened(cls, connection: KafkaConnection) -> AsyncIterator[Self]:
         """Through a consumer of its own, while it lasts."""
-        consumer = Consumer(**connection.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest")
+        consumer = Consumer(**connection.client_arguments())
         try:
             await consumer.start()
             yield cls(consumer)

@@ -36,8 +36,6 @@ class Definitions:
         self.pauses = Pauses(self.catalog.pauses)
         self._consumer = Consumer(
             **connection.client_arguments(),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
         )
         self._verdicts: OrderedDict[int, Verdict] = OrderedDict()
         self._folded = asyncio.Condition()

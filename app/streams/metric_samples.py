@@ -148,9 +148,7 @@ class SampleReader:
     async def _read_on(self) -> None:
         """Read for ever; a broker that is away or refuses is asked again, and readings say so meanwhile."""
         while True:
-            consumer = Consumer(
-                **self._connection.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
-            )
+            consumer = Consumer(**self._connection.client_arguments())
             try:
                 await consumer.start()
                 await self._follow(consumer)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
+from aiokafka.partitioner import DefaultPartitioner
 
 from app.core.errors import ConfigurationError
 from app.streams.connection import KafkaConnection
@@ -26,6 +27,12 @@ DAY_MS = 24 * 3600 * 1000
 RECORD_LIMIT = "max.message.bytes"
 LISTED_TIMEOUT_S = 30.0
 LISTED_POLL_S = 0.05
+_RULE = DefaultPartitioner()
+
+
+def partition_of(tenant: str, partitions: Sequence[int]) -> int:
+    """The one of a topic's partitions in which its producers put what has this tenant for its key."""
+    return int(_RULE(tenant.encode(), list(partitions), []))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,18 @@ from typing import NamedTuple
 
 import orjson
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import TopicPartition
 
 from app.clients.kafka import Consumer
 from app.core.errors import TemporaryError
 from app.core.model import JsonObject
 from app.streams.connection import KafkaConnection
-from app.streams.topics import EXECUTION_EVENTS
+from app.streams.topics import EXECUTION_EVENTS, partition_of
 
 MAX_EVENTS = 2000
 MAX_READ_S = 10.0
 MAX_AT_ONCE = 4
 POLL_MS = 500
-PARTITION_OF = DefaultPartitioner()
 
 
 class TrailEntry(NamedTuple):
@@ -46,11 +44,9 @@ class Trail:
         try:
             async with (
                 self._room,
-                Consumer(
-                    **self._connection.client_arguments(), enable_auto_commit=False, auto_offset_reset="earliest"
-                ) as consumer,
+                Consumer(**self._connection.client_arguments()) as consumer,
             ):
-                place = TopicPartition(EXECUTION_EVENTS, PARTITION_OF(tenant.encode(), self._partitions, []))
+                place = TopicPartition(EXECUTION_EVENTS, partition_of(tenant, self._partitions))
                 return await _read(consumer, place, (tenant, execution_id), first, last)
         except KafkaError as error:
             raise TemporaryError(f"the log cannot be read: {error!r}") from error
