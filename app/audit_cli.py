@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from app.audit import drilling, exporting, replaying
 from app.audit.drilling import Drilled, Rebuilding
 from app.audit.exporting import Exported
+from app.audit.reading import Progress
 from app.audit.replaying import Replayed, Wanted
-from app.audit.verifying import Progress, Result, Sources, Verification
+from app.audit.verifying import Result, Sources, Verification
 from app.backtest_cli import moment
 from app.collecting import collect_rarely
 from app.core.errors import ConfigurationError, RunbooksError
@@ -187,10 +188,7 @@ def _signed(files: list[Path] | None, key: Path | None) -> SignedAnchors | None:
 def told(result: Result) -> list[str]:
     """What was found, in lines: differences first, notes and the sum at the end."""
     rate = result.records / result.seconds if result.seconds else 0.0
-    lines = [one.told() for one in result.differences]
-    if result.count > len(lines):
-        lines.append(f"and {result.count - len(lines)} more differences")
-    lines += [f"note: {note}" for note in result.notes]
+    lines = [*result.told()]
     if result.left_out:
         lines.append(f"note: {result.left_out} rows moved on meanwhile, or were not written yet")
     return [*lines, f"{result.records:,} records in {result.seconds:.1f} s ({rate:,.0f}/s): {result.count} differences"]

@@ -21,7 +21,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
-from app.audit.verifying import FETCH_BYTES, Sources, Verification
+from app.audit.reading import FETCH_BYTES
+from app.audit.verifying import Sources, Verification
 from app.broker.kafka import EmbeddedKafka
 from app.clients.kafka import Consumer
 from app.collecting import collect_rarely
@@ -128,9 +129,7 @@ async def project(servers: str, engine) -> int:
     projection, count = Projection(Store(engine, TOPIC), CollectorRegistry()), 0
     places = [await projection.load(partition) for partition in range(PARTITIONS)]
     async for batches in records_in_turn(servers):
-        read = {
-            at.partition: [Record(one.offset, one.value, one.key) for one in found] for at, found in batches.items()
-        }
+        read = {at.partition: [*map(Record.of, found)] for at, found in batches.items()}
         await projection.project([(places[number], found) for number, found in read.items()])
         count += sum(map(len, read.values()))
     return count

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.comparing import HistoryComparison
 from app.audit.folding import Closed, Known, Position, Requested, row_hash
-from app.audit.live_table import LiveTable, acknowledged
-from app.audit.reading import open_log
+from app.audit.live_table import LiveTable, acknowledged, read_live_tables
+from app.audit.reading import Progress, open_log
 from app.audit.rules import Facts
-from app.audit.verifying import Progress, Result, Sources
+from app.audit.verifying import Result, Sources
 from app.core.errors import RunbooksError
 from app.core.execution import Execution
 from app.history.database import open_database
@@ -110,7 +110,7 @@ class Rebuilding:
                     self._drilled.result.notes.append(f"partition {number} begins at {start}: what was before is gone")
             places = {number: await projection.load(number) for number in log.ends}
             async for number, records in log.batches():
-                read = [Record(record.offset, record.value, record.key) for record in records]
+                read = [*map(Record.of, records)]
                 await projection.project([(places[number], read)])
                 self._drilled.result.records += len(read)
 
@@ -155,15 +155,10 @@ class Rebuilding:
         if self._sources.table is None:
             return None
         try:
-            async with open_log(self._sources.connection, self._sources.table, lambda _: None) as log:
-                tables = {number: LiveTable() for number in log.ends}
-                async for number, records in log.batches():
-                    for record in records:
-                        tables[number].take(record.key, record.value)
+            return await read_live_tables(self._sources.connection, self._sources.table)
         except RunbooksError as error:
             self._drilled.result.notes.append(f"the live table was not compared: {error}")
             return None
-        return tables
 
     def _compared(self, partition: int, what: str, ours: "_Sum", theirs: "_Sum", left_out: int) -> None:
         given = (ours.rows, theirs.rows, ours.digest(), theirs.digest(), left_out)
@@ -236,10 +231,7 @@ def told(drilled: Drilled) -> Iterator[str]:
     """A text for a person: each partition that holds anything, then what differs."""
     result = drilled.result
     yield from (_told(one) for one in drilled.compared if one.rebuilt_rows or one.live_rows)
-    yield from (one.told() for one in result.differences)
-    if result.count > len(result.differences):
-        yield f"and {result.count - len(result.differences)} more differences"
-    yield from (f"note: {note}" for note in result.notes)
+    yield from result.told()
     rate = result.records / result.seconds if result.seconds else 0.0
     yield f"{result.records:,} records rebuilt in {result.seconds:.1f} s ({rate:,.0f}/s) in {drilled.folder}"
     yield f"{result.count} differences"

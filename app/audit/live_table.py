@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app.audit.findings import Difference, Report
 from app.audit.folding import Known, Position
+from app.audit.reading import open_log
 from app.core.execution import Execution, Marker
 from app.streams.connection import KafkaConnection
 
@@ -83,6 +84,19 @@ async def acknowledged(connection: KafkaConnection, group: str | None, topic: st
     finally:
         await admin.close()
     return {at.partition: place.offset for at, place in found.items() if at.topic == topic}
+
+
+async def read_live_tables(connection: KafkaConnection, topic: str) -> dict[int, LiveTable]:
+    """The table of each partition, from its changelog.
+
+    Raises RunbooksError, NoSuchTopic among them, or KafkaError.
+    """
+    async with open_log(connection, topic, lambda _: None) as log:
+        tables = {number: LiveTable() for number in log.ends}
+        async for number, records in log.batches():
+            for record in records:
+                tables[number].take(record.key, record.value)
+    return tables
 
 
 def _says(row: bytes) -> Execution | Marker | None:

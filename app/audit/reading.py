@@ -4,19 +4,42 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka.structs import TopicPartition
 
-from app.audit.verifying import BATCH_RECORDS, FETCH_BYTES, STALLED_S, Progress
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
 from app.streams.connection import KafkaConnection
 from app.streams.topics import partition_of
 
+BATCH_RECORDS = 4000
+FETCH_BYTES = 8 * 1024 * 1024
+STALLED_S = 30.0
 POLL_MS = 500
 ESCAPE = b"\\"  # a record with it may write a name in other bytes than it has
+
+
+class Progress(NamedTuple):
+    """How far an audit is: records read of how many, and in how many seconds."""
+
+    done: int
+    total: int
+    seconds: float
+
+    def told(self) -> str:
+        """One line with rate and time left."""
+        rate = self.done / self.seconds if self.seconds else 0.0
+        left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else ""
+        share = 100 * self.done / self.total if self.total else 100.0
+        return f"{share:5.1f} %  {self.done:,} of {self.total:,} records  {rate:,.0f}/s  {left}"
+
+
 Tell = Callable[[Progress], None]
+
+
+class NoSuchTopic(RunbooksError):
+    """The broker does not know a topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +84,10 @@ async def open_log(
 ) -> AsyncIterator[OpenLog]:
     """Open a topic: the partition of one tenant, or all of them.
 
-    Raises RunbooksError when there is no such topic, KafkaError when the broker does not answer.
+    Raises NoSuchTopic, and KafkaError when the broker does not answer.
     """
-    async with Consumer(
-        **connection.client_arguments(),
-        max_partition_fetch_bytes=FETCH_BYTES,
-    ) as consumer:
-        numbers = await consumer.partitions_of(topic)
-        if not numbers:
-            raise RunbooksError(f"the broker has no topic {topic}")
-        wanted = numbers if tenant is None else [partition_of(tenant, numbers)]
-        places = [TopicPartition(topic, number) for number in wanted]
+    async with log_consumer(connection) as consumer:
+        places = await places_of(consumer, topic, tenant)
         consumer.assign(places)
         ends, starts = await consumer.end_offsets(places), await consumer.beginning_offsets(places)
         await consumer.seek_to_beginning(*places)
@@ -82,3 +98,18 @@ async def open_log(
             {at.partition: ends[at] for at in places},
             progress,
         )
+
+
+def log_consumer(connection: KafkaConnection) -> Consumer:
+    """A consumer that fetches much at once."""
+    arguments = connection.client_arguments()
+    return Consumer(**arguments, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES)
+
+
+async def places_of(consumer: Consumer, topic: str, tenant: str | None = None) -> list[TopicPartition]:
+    """The partition of one tenant, or all of a topic's. Raises NoSuchTopic."""
+    numbers = await consumer.partitions_of(topic)
+    if not numbers:
+        raise NoSuchTopic(f"the broker has no topic {topic}")
+    wanted = numbers if tenant is None else [partition_of(tenant, numbers)]
+    return [TopicPartition(topic, number) for number in wanted]

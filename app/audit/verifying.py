@@ -1,7 +1,7 @@
 """``audit verify``: every partition from the beginning to the end it had at the start, beside history and table."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,8 @@ from app.audit.comparing import HistoryComparison
 from app.audit.decoding import Decoder
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
-from app.audit.live_table import LiveTable, acknowledged
+from app.audit.live_table import LiveTable, acknowledged, read_live_tables
+from app.audit.reading import BATCH_RECORDS, POLL_MS, STALLED_S, NoSuchTopic, Progress, log_consumer, places_of
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
 from app.history.signed_anchors import SignedAnchors
@@ -23,26 +24,8 @@ from app.history.store import Store
 from app.streams.connection import KafkaConnection
 from app.streams.topics import partition_of
 
-BATCH_RECORDS = 4000
-FETCH_BYTES = 8 * 1024 * 1024
-STALLED_S = 30.0
 CHECKPOINT_S = 30.0
 MAX_DIFFERENCES = 10_000  # told; more are only counted
-
-
-class Progress(NamedTuple):
-    """How far an audit is: records read of how many, and in how many seconds."""
-
-    done: int
-    total: int
-    seconds: float
-
-    def told(self) -> str:
-        """One line with rate and time left."""
-        rate = self.done / self.seconds if self.seconds else 0.0
-        left = f"{(self.total - self.done) / rate:,.0f} s left" if rate else ""
-        share = 100 * self.done / self.total if self.total else 100.0
-        return f"{share:5.1f} %  {self.done:,} of {self.total:,} records  {rate:,.0f}/s  {left}"
 
 
 @dataclass(slots=True)
@@ -64,6 +47,13 @@ class Result:
         self.count += 1
         if len(self.differences) < MAX_DIFFERENCES:
             self.differences.append(difference)
+
+    def told(self) -> Iterator[str]:
+        """Lines for a person: the differences, then what was not checked."""
+        yield from (one.told() for one in self.differences)
+        if self.count > len(self.differences):
+            yield f"and {self.count - len(self.differences)} more differences"
+        yield from (f"note: {note}" for note in self.notes)
 
     def shown(self) -> dict[str, Any]:
         """As JSON."""
@@ -134,7 +124,7 @@ class Verification:
         Raises RunbooksError, KafkaError or DATABASE_ERRORS when the audit cannot be made.
         """
         began = time.monotonic()
-        async with self._consumer() as consumer:
+        async with log_consumer(self._sources.connection) as consumer:
             await self._begin(consumer)
             await self._read(consumer, began)
         await self._compare_the_rest()
@@ -144,16 +134,9 @@ class Verification:
         self._result.seconds = time.monotonic() - began
         return self._result
 
-    def _consumer(self) -> Consumer:
-        return Consumer(
-            **self._sources.connection.client_arguments(),
-            max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_bytes=4 * FETCH_BYTES,
-        )
-
     async def _begin(self, consumer: Consumer) -> None:
         topic = self._sources.topic
-        places = await _places(consumer, topic)
+        places = await places_of(consumer, topic)
         consumer.assign(places)
         anchors = await self._anchors(places)
         ends = await consumer.end_offsets(places)
@@ -213,7 +196,7 @@ class Verification:
         moved = saved = time.monotonic()
         while not all(_is_read(part) for part in self._parts.values()):
             self._hold_back(consumer)
-            batches = await consumer.getmany(timeout_ms=500, max_records=BATCH_RECORDS)
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
             for at, records in batches.items():
                 await self._take(self._parts[at.partition], records)
             now = time.monotonic()
@@ -277,39 +260,20 @@ class Verification:
         topic = self._sources.table
         if topic is None:
             return
-        async with self._consumer() as consumer:
-            if topic not in await consumer.topics():
-                self._result.notes.append(f"there is no topic {topic}: the live table was not compared")
-                return
-            tables = await self._read_table(consumer, topic)
+        try:
+            tables = await read_live_tables(self._sources.connection, topic)
+        except NoSuchTopic:
+            self._result.notes.append(f"there is no topic {topic}: the live table was not compared")
+            return
         committed = await acknowledged(self._sources.connection, self._sources.group, self._sources.topic)
         for number, part in self._parts.items():
             table = tables.get(number, LiveTable())
             folded = committed.get(number, 0)
             self._result.left_out += table.compare(part.fold.position, folded, self._result.report)
 
-    async def _read_table(self, consumer: Consumer, topic: str) -> dict[int, LiveTable]:
-        places = await _places(consumer, topic)
-        consumer.assign(places)
-        ends = await consumer.end_offsets(places)
-        await consumer.seek_to_beginning(*places)
-        tables = {at.partition: LiveTable() for at in places}
-        while any([await consumer.position(at) < ends[at] for at in places]):
-            for at, records in (await consumer.getmany(timeout_ms=500)).items():
-                for record in records:
-                    tables[at.partition].take(record.key, record.value)
-        return tables
-
 
 def _is_read(part: _Part) -> bool:
     return part.fold.position.next_offset >= part.end
-
-
-async def _places(consumer: Consumer, topic: str) -> list[TopicPartition]:
-    numbers = await consumer.partitions_of(topic)
-    if not numbers:
-        raise RunbooksError(f"the broker has no topic {topic}")
-    return [TopicPartition(topic, number) for number in numbers]
 
 
 async def _record_at(consumer: Consumer, at: TopicPartition, offset: int) -> LogRecord | None:

@@ -35,6 +35,11 @@ class Record(NamedTuple):
     value: bytes | None
     key: bytes | None = None
 
+    @classmethod
+    def of(cls, read: Any) -> "Record":
+        """One as a consumer hands it out."""
+        return cls(read.offset, read.value, read.key)
+
 
 @dataclass(eq=False)
 class Place:

@@ -76,7 +76,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
             while True:
                 await self._load_assigned()
                 batches = await consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH_RECORDS)
-                await self._project({at.partition: [*map(_record, read)] for at, read in batches.items()})
+                await self._project({at.partition: [*map(Record.of, read)] for at, read in batches.items()})
                 self._note_standings({at: records[-1] for at, records in batches.items()})
         finally:
             await consumer.stop()
@@ -164,7 +164,3 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _wait_before_retry(self) -> None:
         await asyncio.sleep(self._retry_s)
         self._retry_s = min(MAX_RETRY_S, self._retry_s * 2)
-
-
-def _record(read: Any) -> Record:
-    return Record(read.offset, read.value, read.key)

@@ -3,7 +3,8 @@
 from typer.testing import CliRunner
 
 from app.audit.findings import Difference
-from app.audit.verifying import Progress, Result
+from app.audit.reading import Progress
+from app.audit.verifying import Result
 from app.audit_cli import told
 from app.cli import cli
 
