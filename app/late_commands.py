@@ -11,11 +11,7 @@ GROUPS = {
     "audit": ("app.audit_cli", "audit_cli"),
     "drill": ("app.audit_cli", "drill_cli"),
 }
-COMMANDS = {
-    "backtest": ("app.backtest_cli", "backtest_cli"),
-    "explain": ("app.backtest_cli", "backtest_cli"),
-    "coverage": ("app.backtest_cli", "backtest_cli"),
-}
+COMMANDS = dict.fromkeys(("backtest", "explain", "coverage"), ("app.backtest_cli", "backtest_cli"))
 """Where the group stands that is the command, or that it is a command of."""
 
 

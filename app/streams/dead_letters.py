@@ -6,7 +6,7 @@ A note is a record with an empty value. Its header ``requeued`` names the offset
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
@@ -98,10 +98,7 @@ class DeadLetters:
                 else:
                     chunk.append(Letter.of(record, most=LISTED_BYTES))
             found, stop = [*chunk, *found], start
-        return [
-            Letter(one.offset, one.arrived, one.headers, one.key, one.value, one.size, notes.get(one.offset))
-            for one in found[-limit:]
-        ]
+        return [replace(one, requeued=notes.get(one.offset)) for one in found[-limit:]]
 
     async def letter(self, offset: int) -> Letter:
         """The letter at an offset, whole; raises RunbooksError when there is none."""

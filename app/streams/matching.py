@@ -48,6 +48,7 @@ class AnomalyMatcher:
         self._held: dict[str, deque[Held]] = {}
         self._some_held = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_HELD)
+        figures.held.set_function(lambda: sum(map(len, self._held.values())))
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
@@ -67,7 +68,7 @@ class AnomalyMatcher:
             for _ in held:
                 self._room.release()
         self._held.clear()
-        self._count_held()
+        self._some_held.clear()
 
     async def _release(self, receipts: Receipts) -> None:
         """Request what waits, one of each tenant that may in turn."""
@@ -84,16 +85,13 @@ class AnomalyMatcher:
                     if not held:
                         del self._held[tenant]
                     await receipts.settle(event, await self._act_on(event, anomaly, match(anomaly, self._catalog)))
-            self._count_held()
+            if not self._held:
+                self._some_held.clear()
 
     async def _hold(self, event: EventT[bytes], anomaly: Anomaly) -> None:
         await self._room.acquire()
         self._held.setdefault(anomaly.tenant_id, deque()).append((event, anomaly))
-        self._count_held()
-
-    def _count_held(self) -> None:
-        self._figures.held.set(sum(map(len, self._held.values())))
-        (self._some_held.set if self._held else self._some_held.clear)()
+        self._some_held.set()
 
     async def _handle(self, event: EventT[bytes]) -> list[Delivery] | None:
         """What came of an event; None when it waits for its tenant's turn."""
