@@ -92,7 +92,7 @@ def part_arguments(about: str, rounds: int = 3) -> PartArguments:
 def report(arguments: PartArguments, figures: Iterable[Figure]) -> None:
     """What a part ends with: its table for a person, its figures for the suite."""
     figures = list(figures)
-    print(table(figures))
+    print(table(figures), *(f"{figure.name}: {figure.note}" for figure in figures if figure.note), sep="\n", flush=True)
     if arguments.figures is not None:
         write_figures(arguments.figures, figures)
 
@@ -100,9 +100,10 @@ def report(arguments: PartArguments, figures: Iterable[Figure]) -> None:
 COLUMNS = ("figure", "ours: median [min..max]", "beside it: median [min..max]", "ratio", "goal", "met")
 
 
-def table(figures: Iterable[Figure]) -> str:
-    """The figures as one Markdown table."""
-    rows = [COLUMNS, *(_row(figure) for figure in figures)]
+def table(figures: Iterable[Figure], failures: Iterable[str] = ()) -> str:
+    """The figures as one Markdown table, ended by what failed."""
+    empty = [""] * (len(COLUMNS) - 2)
+    rows = [COLUMNS, *(_row(figure) for figure in figures), *((one, *empty, "**failed**") for one in failures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
