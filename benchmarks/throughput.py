@@ -28,7 +28,7 @@ import aiohttp
 import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from bench import cpu_s, put_runbook, run, said, target, worker, workers
+from bench import cpu_s, put_runbook, run, said, target, worker
 from figures import Figure, PartArguments, part_arguments, report
 from watching import STEPS, Publisher, Watch, background, drain, runbook_of
 
@@ -139,7 +139,7 @@ class Load:
         begun = time.monotonic()
         for number in range(count):
             await self._publisher.publish(TENANTS["idle"][0], f"low-{self._turns}-{number}", 0.1)
-        while await unmatched(session) < known + count:
+        while await unmatched(session) < known + count:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
         self._keep("anomalies", count / (time.monotonic() - begun), cpu_s() - before, 0, count, counted=True)
 
@@ -160,24 +160,24 @@ async def unmatched(session: aiohttp.ClientSession) -> float:
     return float(line.split()[-1])
 
 
-async def measured(
-    load: Load, arguments: PartArguments, servers: str, folder: Path, pipeline: Pipeline, session
+async def beside_the_pipeline(load: Load, arguments: PartArguments, pipeline: Pipeline) -> None:
+    """One worker and the peer in turn; the first turn warms up the broker and is not counted."""
+    counts = {"idle": 200, "http": 100} if arguments.short else {"idle": 3000, "http": 2000}
+    for turn in range(-1, arguments.rounds):
+        await load.records(pipeline, 500 if arguments.short else 5000, counted=turn >= 0)
+        for kind, count in counts.items():
+            await load.executions(kind, kind, count, counted=turn >= 0)
+
+
+async def with_a_second(
+    load: Load, rounds: int, session: aiohttp.ClientSession, servers: str, folder: Path, settings: dict[str, str]
 ) -> None:
-    count = {"idle": 200, "http": 100} if arguments.short else {"idle": 3000, "http": 2000}
-    records = 500 if arguments.short else 5000
-    for turn in range(-1, arguments.rounds):  # the first one warms up the broker
-        await load.records(pipeline, records, counted=turn >= 0)
-        for kind in KINDS:
-            await load.executions(kind, kind, count[kind], counted=turn >= 0)
-    for _ in range(arguments.rounds):
-        await load.anomalies(session, 1000 if arguments.short else 20_000)
-    settings = {"RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": str(SLOTS)}
-    for _ in range(arguments.rounds):
-        await load.executions("one worker", "idle", count["idle"])
-        async with worker(servers, folder / "second", **settings):
+    """One worker and two in turn."""
+    for _ in range(rounds):
+        await load.executions("one worker", "idle", 3000)
+        async with worker(servers, folder, **settings):
             await settled(session)
-            assert len(workers()) == 2
-            await load.executions("two workers", "idle", count["idle"])
+            await load.executions("two workers", "idle", 3000)
         await settled(session)
 
 
@@ -214,44 +214,53 @@ def figures_of(found: Found) -> list[Figure]:
             note="one candidate, whose condition it does not meet; with the record of why",
         )
     )  # fmt: skip
+    return figures + (figures_of_two(found) if found.rates["two workers"] else [])
+
+
+def figures_of_two(found: Found) -> list[Figure]:
     one, two = found.worker_us["one worker"], found.worker_us["two workers"]
-    figures.append(
+    return [
         Figure(
             "executions a second, two workers beside one", "1/s",
             {"ours": found.rates["two workers"], "one worker": found.rates["one worker"]},
             note="on the wall clock, where the workers, the broker and the load share the cores",
-        )
-    )  # fmt: skip
-    figures.append(
+        ),
         Figure(
             "executions a second of workers with a core each, computed: two beside one", "1/s",
             {"ours": [2e6 / us for us in two], "one worker": [1e6 / us for us in one]},
             goal="≥ 1.7 times", at_least=1.7,
             note="computed from the processor time an execution takes of all workers; the broker has its own core",
         )
-    )  # fmt: skip
-    return figures
+    ]  # fmt: skip
 
 
 async def main(arguments: PartArguments) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, found = Path(name), Found()
-        settings = {"RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": str(SLOTS)}
-        async with (
-            EmbeddedKafka(data_dir=folder / "kafka") as kafka,
-            target() as url,
-            AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, acks="all") as producer,
-            worker(kafka.bootstrap_servers, folder / "first", **settings) as session,
-            faust_pipeline(kafka.bootstrap_servers, producer, folder) as pipeline,
-        ):
-            http = {"type": "http", "method": "POST", "url": url}
-            for kind, step in (("idle", {**http, "when": "false"}), ("http", http)):
-                for tenant in TENANTS[kind]:
-                    await put_runbook(session, runbook_of(step), tenant)
-            watch = Watch(kafka.bootstrap_servers)
-            async with background(watch.run()):
-                load = Load(kafka, Publisher(producer), watch, found)
-                await measured(load, arguments, kafka.bootstrap_servers, folder, pipeline, session)
+        async with EmbeddedKafka(data_dir=folder / "kafka") as kafka:
+            servers = kafka.bootstrap_servers
+            settings = {
+                "RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": str(SLOTS),
+                "RUNBOOKS_HISTORY__URL": f"sqlite:///{folder / 'history.db'}",  # of both workers
+            }
+            async with (
+                target() as url,
+                AIOKafkaProducer(bootstrap_servers=servers, acks="all") as producer,
+                worker(servers, folder / "first", **settings) as session,
+                faust_pipeline(servers, producer, folder) as pipeline,
+            ):
+                http = {"type": "http", "method": "POST", "url": url}
+                for kind, step in (("idle", {**http, "when": "false"}), ("http", http)):
+                    for tenant in TENANTS[kind]:
+                        await put_runbook(session, runbook_of(step), tenant)
+                watch = Watch(servers)
+                async with background(watch.run()):
+                    load = Load(kafka, Publisher(producer), watch, found)
+                    await beside_the_pipeline(load, arguments, pipeline)
+                    for _ in range(arguments.rounds):
+                        await load.anomalies(session, 1000 if arguments.short else 20_000)
+                    if not arguments.short:
+                        await with_a_second(load, arguments.rounds, session, servers, folder / "second", settings)
         report(arguments, figures_of(found))
 
 

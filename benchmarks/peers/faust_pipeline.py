@@ -5,6 +5,7 @@ Run: python faust_pipeline.py SERVERS HOPS FOLDER; the topics hop-0 to hop-HOPS 
 """
 
 import asyncio
+import itertools
 import sys
 
 import faust
@@ -24,7 +25,7 @@ def pipeline(servers: str, hops: int, folder: str) -> faust.App:
         consumer_auto_offset_reset="earliest",
     )
     topics = [app.topic(f"hop-{n}", key_type=bytes, value_type=bytes, value_serializer="raw") for n in range(hops + 1)]
-    for number, (source, sink) in enumerate(zip(topics, topics[1:], strict=False)):
+    for number, (source, sink) in enumerate(itertools.pairwise(topics)):
         app.agent(source, name=f"hop-{number}")(passing_on_to(sink))
     return app
 
@@ -40,7 +41,7 @@ def passing_on_to(sink: faust.TopicT):
 async def main(servers: str, hops: int, folder: str) -> None:
     app = pipeline(servers, hops, folder)
     await app.start()
-    while app.rebalancing or not app.consumer.assignment():
+    while app.rebalancing or not app.consumer.assignment():  # noqa: ASYNC110 - Faust tells nobody
         await asyncio.sleep(0.05)
     print("ready", flush=True)
     await asyncio.Event().wait()
