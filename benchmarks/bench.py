@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import shutil
@@ -26,6 +27,8 @@ SECRET = "a secret of the benchmarks, long enough"
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a part to its end; one that is asked to stop ends what it has started."""
+
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # what it tries again is no news of a topic just made
 
     async def stoppable() -> Any:
         doing = asyncio.ensure_future(work)
