@@ -54,8 +54,8 @@ from app.streams.definitions import Definitions
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.groups import refuse_other_readers
-from app.streams.index import is_newer_row
-from app.streams.ledger import Ledger, is_newer_claim
+from app.streams.index import is_newer_row, outline_of_row
+from app.streams.ledger import Ledger, is_newer_claim, outline_of_claim
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.metric_checking import MetricChecker
@@ -255,7 +255,7 @@ class Worker:
                 return self._why_not_ready(agents, projecting)
 
             warnings = await watch_backlog(stack, connection, agents.app, self._registry, projectors)
-            self._registry.register(IndexFigures(parts.advancer.index, now))
+            self._registry.register(IndexFigures(parts.advancer.index, parts.advancer.markers, now))
             trail = Trail(connection, shared)
             health = Health(readiness, warnings)
             port = await self._start_web(stack, engine, news, log, definitions, trail, health)
@@ -312,8 +312,8 @@ class Worker:
         faust_app = build_app(connection, stream_settings(settings, settings.kafka.group_id, shared))
         agents = Agents(faust_app)
         figures = Figures(self._registry)
-        executions = declare_table(faust_app, "executions", shared, is_newer_row)
-        ledger_table = declare_table(faust_app, "step_ledger", shared, is_newer_claim)
+        executions = declare_table(faust_app, "executions", shared, is_newer_row, outline_of_row)
+        ledger_table = declare_table(faust_app, "step_ledger", shared, is_newer_claim, outline_of_claim)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, limits_of(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),

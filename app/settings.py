@@ -201,7 +201,6 @@ class WorkerSettings(Group):
     heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
     concurrency: Annotated[int, Field(ge=1)] = 64
     shutdown_grace_s: Annotated[float, Field(ge=0)] = 20.0
-    store: Literal["memory", "rocksdb"] = "memory"
     session_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     actions: frozenset[Kind] = frozenset()
     elsewhere: frozenset[Kind] = frozenset()

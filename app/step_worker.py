@@ -12,7 +12,7 @@ from app.settings import Settings
 from app.streams.app import Agents, add_executors, build_app, declare_table, membership_of
 from app.streams.figures import Figures
 from app.streams.groups import group_of, refuse_other_readers
-from app.streams.ledger import Ledger, is_newer_claim
+from app.streams.ledger import Ledger, is_newer_claim, outline_of_claim
 from app.streams.log import Log
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.watching import watch_backlog
@@ -49,7 +49,7 @@ class StepWorker:
             clients = clients_of(settings, self.secrets)
             stack.push_async_callback(clients.close)
             agents = Agents(build_app(connection, stream_settings(settings, group_id, shared)))
-            table = declare_table(agents.app, TABLE, shared, is_newer_claim)
+            table = declare_table(agents.app, TABLE, shared, is_newer_claim, outline_of_claim)
             log, figures = Log(publisher), Figures(self._registry)
             ledger = Ledger(table, publisher, incarnation, membership_of(agents.app))
             executors = executors_of(settings, clients, self._users, ledger, log, figures)

@@ -103,7 +103,6 @@ def stream_settings(settings: Settings, group_id: str, partitions: int) -> Strea
     return StreamSettings(
         group_id=group_id,
         data_dir=settings.data_dir / "faust",
-        store=settings.worker.store,
         session_timeout_s=settings.worker.session_timeout_s,
         partitions=partitions,
     )

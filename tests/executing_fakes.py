@@ -1,12 +1,16 @@
 """What executors work with, where a test holds it in its hands: the ledger's table, the log and Kafka's records."""
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
+import orjson
 from aiokafka.errors import KafkaTimeoutError
 
 from app.core.errors import TemporaryError
 from app.streams.membership import Membership
+from app.streams.rows import Rows
 
 
 def a_member() -> Membership:
@@ -16,14 +20,34 @@ def a_member() -> Membership:
     return membership
 
 
-class FakeTable(dict):
-    """A table whose changes are acknowledged when ``broker`` is set, and refused as often as it is told to."""
+class FakeTable(Mapping):
+    """A table whose changes are acknowledged when ``broker`` is set, and refused as often as it is told to.
+
+    As a mapping it gives each row as it was read.
+    """
 
     def __init__(self):
-        super().__init__()
+        self.rows, self.unwritten = Rows(Path(":memory:")), {}
+        self.find, self.indexed, self.expired = self.rows.find, self.rows.indexed, self.rows.expired
+        self.put = self.rows.put
         self.broker = asyncio.Event()
         self.broker.set()
         self.refusals = 0
+
+    def drop(self, row):
+        self.rows.drop(row.key)
+
+    def __getitem__(self, key):
+        found = self.find(key)
+        if found is None:
+            raise KeyError(key)
+        return orjson.loads(found.value)
+
+    def __iter__(self):
+        return (key for (key,) in self.rows._run("SELECT key FROM rows"))
+
+    def __len__(self):
+        return len(self.rows)
 
     async def send_changes(self, publisher):
         if self.refusals:

@@ -2,6 +2,7 @@
 
 RunbooksError
 ├── ConfigurationError        a setting, a topic or a file is not as it must be; says the remedy
+├── DataFolderError           a worker's data folder cannot be written; says the remedy
 ├── Refused                   input that is not taken; carries the problems, each with its path
 │   ├── AnomalyRefused
 │   ├── RunbookRefused
@@ -27,6 +28,10 @@ class RunbooksError(Exception):
 
 class ConfigurationError(RunbooksError):
     """A setting, a topic or a file is not as it must be; the message says the remedy."""
+
+
+class DataFolderError(RunbooksError):
+    """A worker's data folder cannot be written; the message says the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

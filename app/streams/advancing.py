@@ -11,12 +11,12 @@ from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
 from app.core.errors import RecordRefused, RecordTooLarge
 from app.core.events import Event, ExecutionRequested, StartJudged, StepFinished, TimerFired, read_event
-from app.core.execution import Execution
+from app.core.execution import Execution, Marker
 from app.core.lifecycle import Evolved, evolve
 from app.core.rollback import rollback_status
 from app.core.unsendable import answer_for, stop_of
 from app.streams.figures import Figures
-from app.streams.index import ExecutionIndex, row_of, state_of
+from app.streams.index import ExecutionIndex, outline_of, row_of, state_of
 from app.streams.lines import State
 from app.streams.log import Log
 from app.streams.pausing import Pauses
@@ -50,7 +50,7 @@ class Advancer:
     ) -> None:
         """Keep the parts."""
         self._pauses = pauses
-        self.index = ExecutionIndex(self._is_paused)
+        self.index = ExecutionIndex(self._is_paused, self._marker_of)
         self.timers = Timers(self._fire, clock)
         self._table = table
         self._log = log
@@ -63,14 +63,17 @@ class Advancer:
 
     def recover(self, partitions: set[int]) -> None:
         """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
-        rows = [(row["partition"], state_of(row)) for row in self._table.values() if row["partition"] in partitions]
-        self.index.rebuild(rows)
+        rows = [row for row in self._table.indexed() if row.partition in partitions]
+        self.index.rebuild(state_of(row.value) for row in rows)
         self._sent.clear()
         self._judged.clear()
         self.timers.clear()
         for execution in self.index.live():
             self.timers.arm_now(execution)
-        logger.info("executions_recovered", extra={"partitions": sorted(partitions), "rows": len(rows)})
+        logger.info(
+            "executions_recovered",
+            extra={"partitions": sorted(partitions), "rows": len(rows), "markers": self.markers()},
+        )
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
@@ -117,8 +120,8 @@ class Advancer:
 
     def _keep(self, partition: int, execution: Execution) -> None:
         state = execution.marker() if execution.terminal else execution
-        self.index.put(partition, state)
-        self._table[execution.execution_id] = row_of(partition, state)
+        self.index.put(state)
+        self._table.put(execution.execution_id, row_of(partition, state), outline_of(partition, state))
         if execution.terminal:
             self._figures.executions.labels(execution.status).inc()
             if execution.rollback is not None:
@@ -203,9 +206,21 @@ class Advancer:
                     self.timers.arm_now(execution)
 
     def _drop_expired(self, partition: int) -> None:
-        for execution_id in self.index.expired(partition, self._clock() - MARKER_GRACE):
-            self.index.remove(execution_id)
-            self._table.pop(execution_id, None)
+        for row in self._table.expired(partition, self._clock() - MARKER_GRACE):
+            marker = state_of(row.value)
+            assert isinstance(marker, Marker)
+            self.index.forget(marker)
+            self._table.drop(row)
+
+    def _marker_of(self, execution_id: str) -> Marker | None:
+        """What the table keeps of an execution that has ended."""
+        row = self._table.find(execution_id)
+        state = None if row is None else state_of(row.value)
+        return state if isinstance(state, Marker) else None
+
+    def markers(self) -> int:
+        """How many executions that have ended are known."""
+        return len(self._table.rows) - len(self.index)
 
     def _count(self, before: State | None, event: Event, evolved: Evolved) -> None:
         effect = "folded" if evolved.refusal is None else "refused"

@@ -9,6 +9,7 @@ import faust
 from faust.types import AgentT, StreamT
 
 from app.core.commands import STEP_KINDS
+from app.core.model import JsonObject
 from app.ending import tell_failure
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
@@ -20,7 +21,8 @@ from app.streams.membership import Membership
 from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.receipts import Receipts
-from app.streams.tables import DeferredTable, IsNewer, always
+from app.streams.rows import Outline
+from app.streams.tables import DeferredTable, IsNewer
 from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS, METRIC_SAMPLES
 from app.streams.transport import QuickTransport
 
@@ -33,13 +35,12 @@ Handler = Callable[[StreamT[bytes], Receipts], Awaitable[None]]
 class StreamSettings:
     """What the Faust application needs to know.
 
-    group_id: consumer group and prefix of the changelogs. store: ``memory`` or ``rocksdb``. session_timeout_s: how
-    long the broker waits for a lost worker.
+    group_id: consumer group and prefix of the changelogs. session_timeout_s: how long the broker waits for a lost
+    worker.
     """
 
     group_id: str
     data_dir: Path
-    store: str = "memory"
     session_timeout_s: float = 10.0
     partitions: int = 8
 
@@ -54,7 +55,6 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
         settings.group_id,
         **connection.faust_arguments(),
         datadir=str(settings.data_dir),
-        store=f"{settings.store}://",
         Table=DeferredTable,
         web_enabled=False,
         topic_allow_declare=False,
@@ -80,11 +80,13 @@ def membership_of(app: faust.App) -> Membership:
     return transport.membership
 
 
-def declare_table(app: faust.App, name: str, partitions: int, is_newer: IsNewer = always) -> DeferredTable:
-    """A table with one row a key, recovered from its changelog; is_newer: see ``DeferredTable``."""
+def declare_table(
+    app: faust.App, name: str, partitions: int, is_newer: IsNewer, outline: Callable[[JsonObject], Outline]
+) -> DeferredTable:
+    """A table with one row a key, recovered from its changelog; is_newer, outline: see ``DeferredTable``."""
     table = app.Table(name, key_type=str, partitions=partitions)
     assert isinstance(table, DeferredTable)
-    table.is_newer = is_newer
+    table.is_newer, table.outline = is_newer, outline
     return table
 
 

@@ -100,16 +100,17 @@ class Figures:
 class IndexFigures(Collector):
     """The sizes of the index and the ages of what waits, counted when somebody asks."""
 
-    def __init__(self, index: ExecutionIndex, clock: Callable[[], datetime]) -> None:
-        """Count this one."""
+    def __init__(self, index: ExecutionIndex, markers: Callable[[], int], clock: Callable[[], datetime]) -> None:
+        """Count this one; markers says how many there are."""
         self._index = index
+        self._markers = markers
         self._clock = clock
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One sample each; what waits by tenant."""
         found, now = self._index.survey(), self._clock()
         yield GaugeMetricFamily("runbooks_live_executions", "Executions that have not ended.", found.live)
-        yield GaugeMetricFamily("runbooks_markers", "Ended executions kept for the dedup window.", found.markers)
+        yield GaugeMetricFamily("runbooks_markers", "Ended executions kept for the dedup window.", self._markers())
         yield _by("tenant", "runbooks_queued_executions", "Executions that wait for a slot.", self._index.queued())
         yield _by(
             "tenant",

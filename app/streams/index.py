@@ -1,10 +1,11 @@
 """The executions of the owned partitions, in memory: derived from the table, rebuilt after every rebalance."""
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
+
+import orjson
 
 from app.core.commands import Command
 from app.core.execution import Execution, Marker, Status
@@ -12,72 +13,70 @@ from app.core.guards import Verdict
 from app.core.lifecycle import decide
 from app.core.model import JsonObject
 from app.streams.lines import Line, State
+from app.streams.rows import Outline
 
 
 class ExecutionIndex:
-    """All states by id, each tenant's line, and the markers by the end of their dedup window."""
+    """The executions that have not ended, by id, and each tenant's line; of those that have, what the guards remember.
 
-    def __init__(self, paused: Callable[[Execution], bool] = lambda _: False) -> None:
-        """Start empty; paused says whether somebody keeps an execution from starting."""
+    paused: whether somebody keeps an execution from starting. ended: the marker of an id, from where they are kept.
+    """
+
+    def __init__(
+        self,
+        paused: Callable[[Execution], bool] = lambda _: False,
+        ended: Callable[[str], Marker | None] = lambda _: None,
+    ) -> None:
+        """Start empty."""
         self._paused = paused
-        self._states: dict[str, State] = {}
-        self._partitions: dict[str, int] = {}
+        self._ended = ended
+        self._live: dict[str, Execution] = {}
         self._lines: dict[str, Line] = {}
         self._told: set[str] = set()
-        self._expiries: dict[int, list[tuple[datetime, str]]] = {}
 
-    def rebuild(self, rows: Iterable[tuple[int, State]]) -> None:
-        """Forget everything and take these (partition, state) rows, in any order."""
-        self.__init__(self._paused)  # type: ignore[misc]
-        known = list(rows)
-        requested = [(state.run, False, partition, state) for partition, state in known]
-        became = [(_place(state), True, partition, state) for partition, state in known]
-        for _, is_now, partition, state in sorted([*requested, *became], key=lambda place: place[:2]):
+    def rebuild(self, states: Iterable[State]) -> None:
+        """Forget everything and take these, in any order."""
+        self.__init__(self._paused, self._ended)  # type: ignore[misc]
+        known = list(states)
+        requested = [(state.run, False, state) for state in known]
+        became = [(_place(state), True, state) for state in known]
+        for _, is_now, state in sorted([*requested, *became], key=lambda place: place[:2]):
             if is_now:
-                self.put(partition, state)
+                self.put(state)
             else:
                 self._line(state.tenant).recall(state)
 
+    def __len__(self) -> int:
+        """How many have not ended."""
+        return len(self._live)
+
     def get(self, execution_id: str) -> State | None:
         """What is known of an id."""
-        return self._states.get(execution_id)
+        return self._live.get(execution_id) or self._ended(execution_id)
 
-    def put(self, partition: int, state: State) -> None:
+    def put(self, state: State) -> None:
         """Take the newest state of an execution."""
-        self._states[state.execution_id] = state
-        self._partitions[state.execution_id] = partition
+        if isinstance(state, Marker):
+            self._live.pop(state.execution_id, None)
+        else:
+            self._live[state.execution_id] = state
         self._told.discard(state.execution_id)
         line = self._line(state.tenant)
         line.put(state)
-        if isinstance(state, Marker):
-            heapq.heappush(self._expiries.setdefault(partition, []), (state.until, state.execution_id))
         if not line:
             del self._lines[state.tenant]
 
-    def remove(self, execution_id: str) -> None:
-        """Forget a marker."""
-        marker = self._states.pop(execution_id, None)
-        if isinstance(marker, Marker) and (line := self._lines.get(marker.tenant)) is not None:
+    def forget(self, marker: Marker) -> None:
+        """Let go of what a marker left that nobody needs any more."""
+        if (line := self._lines.get(marker.tenant)) is not None:
             line.forget(marker)
             if not line:
                 del self._lines[marker.tenant]
-        self._partitions.pop(execution_id, None)
 
     def verdict(self, execution: Execution) -> Verdict | None:
         """What the guards say of a request, for the log; None where they are not asked, or the log has it."""
         line = self._lines.get(execution.tenant)
         return None if line is None else line.verdicts.get(execution.execution_id)
-
-    def expired(self, partition: int, now: datetime, limit: int = 100) -> Iterator[str]:
-        """Markers of a partition whose window is over, at most ``limit`` a call; each is given once."""
-        heap = self._expiries.get(partition, [])
-        for _ in range(limit):
-            if not heap or heap[0][0] >= now:
-                return
-            until, execution_id = heapq.heappop(heap)
-            state = self._states.get(execution_id)
-            if isinstance(state, Marker) and state.until == until:
-                yield execution_id
 
     def due(self, execution: Execution) -> Iterator[Command]:
         """What is outstanding for an execution, and for those of its tenant that may start and were not named yet.
@@ -89,17 +88,15 @@ class ExecutionIndex:
             yield from decide(execution)
         line = self._lines.get(execution.tenant)
         for execution_id in line.startable(self._is_paused) if line else ():
-            state = self._states[execution_id]
-            if isinstance(state, Execution) and execution_id not in self._told:
+            if execution_id not in self._told:
                 self._told.add(execution_id)
-                yield from decide(state)
+                yield from decide(self._live[execution_id])
 
     def _line(self, tenant: str) -> Line:
         return self._lines.setdefault(tenant, Line())
 
     def _is_paused(self, execution_id: str) -> bool:
-        state = self._states[execution_id]
-        return isinstance(state, Execution) and self._paused(state)
+        return self._paused(self._live[execution_id])
 
     def untold(self, execution_id: str) -> None:
         """What was named of it was not sent: name it again."""
@@ -107,7 +104,7 @@ class ExecutionIndex:
 
     def live(self) -> Iterator[Execution]:
         """The executions that have not ended."""
-        return (state for state in self._states.values() if isinstance(state, Execution))
+        return iter(self._live.values())
 
     def queued(self) -> dict[str, int]:
         """How many wait, by tenant."""
@@ -116,29 +113,26 @@ class ExecutionIndex:
     def oldest_queued(self) -> dict[str, datetime]:
         """When what has waited longest for its start was requested, by tenant: the first of its line."""
         firsts = {tenant: next(iter(line.waiting), None) for tenant, line in self._lines.items()}
-        states = {tenant: self._states[name] for tenant, name in firsts.items() if name is not None}
-        return {tenant: state.request.at for tenant, state in states.items() if isinstance(state, Execution)}
+        return {tenant: self._live[name].request.at for tenant, name in firsts.items() if name is not None}
 
     def survey(self) -> "Survey":
         """What there is, in one walk over all of it."""
-        live, attention, asked = 0, Counter[str](), dict[str, list[datetime]]()
+        attention, asked = Counter[str](), dict[str, list[datetime]]()
         for execution in self.live():
-            live += 1
             attention[execution.tenant] += execution.status == Status.attention
             if (approval := execution.waiting) is not None:
                 asked.setdefault(execution.tenant, []).append(approval.requested_at)
-        return Survey(live, len(self._states) - live, +attention, asked)
+        return Survey(len(self._live), +attention, asked)
 
 
 class Survey(NamedTuple):
-    """How many live executions and markers there are.
+    """How many live executions there are.
 
     By tenant: attention, how many wait for a person's word about an unknown outcome; asked, since when approvals are
     waited for.
     """
 
     live: int
-    markers: int
     attention: Counter[str]
     asked: dict[str, list[datetime]]
 
@@ -150,10 +144,25 @@ def _place(state: State) -> int:
     return state.place_in_line
 
 
-def row_of(partition: int, state: State) -> JsonObject:
-    """A table's row: the partition, and the state as JSON."""
+def row_of(partition: int, state: State) -> bytes:
+    """A table's row: the partition, and the state, as JSON."""
     kind = "marker" if isinstance(state, Marker) else "execution"
-    return {"partition": partition, kind: state.model_dump(mode="json")}
+    return f'{{"partition":{partition},"{kind}":{state.model_dump_json()}}}'.encode()
+
+
+def outline_of(partition: int, state: State) -> Outline:
+    """What the table must know of a row: markers end, and only those that guards remember are needed in memory."""
+    if isinstance(state, Marker):
+        return Outline(partition, state.until, state.trace is not None)
+    return Outline(partition, None, indexed=True)
+
+
+def outline_of_row(row: JsonObject) -> Outline:
+    """The same of a row that was read."""
+    partition: Any = row["partition"]
+    if "marker" in row:
+        return outline_of(partition, Marker.model_validate(row["marker"]))
+    return Outline(partition, None, indexed=True)
 
 
 def is_newer_row(before: JsonObject, row: JsonObject) -> bool:
@@ -167,8 +176,9 @@ def _place_of(row: JsonObject) -> tuple[Any, Any]:
     return state["run"], state.get("last_offset")  # markers of old have none
 
 
-def state_of(row: JsonObject) -> State:
+def state_of(value: bytes) -> State:
     """The state in a table's row."""
+    row = orjson.loads(value)
     if "marker" in row:
         return Marker.model_validate(row["marker"])
     return Execution.model_validate(row["execution"])

@@ -1,16 +1,18 @@
 """Which commands were ever taken, by whom, and which of them are done: the Faust table ``step_ledger``."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import orjson
 from aiokafka.errors import KafkaError
 
 from app.core.errors import TemporaryError
+from app.core.model import JsonObject
 from app.streams.membership import Membership
 from app.streams.publisher import Publisher
+from app.streams.rows import Outline
 from app.streams.tables import DeferredTable
 
 LEDGER_KEPT = timedelta(days=7)
@@ -41,13 +43,20 @@ class Entry(NamedTuple):
     posted: Posted | None = None
 
 
-def is_newer_claim(before: dict[str, Any], row: dict[str, Any]) -> bool:
+def is_newer_claim(before: JsonObject, row: JsonObject) -> bool:
     """Whether a row of the ledger may stand in the place of another one: what is done stays so."""
-    return row.get("done", False) or not before.get("done", False)
+    return bool(row.get("done")) or not before.get("done")
+
+
+def outline_of_claim(row: JsonObject) -> Outline:
+    """What the table must know of a row; where messages were posted is needed in memory."""
+    claim: Any = row
+    until = datetime.fromisoformat(claim["at"]) + LEDGER_KEPT
+    return Outline(claim["partition"], until, indexed="posted" in claim)
 
 
 class Ledger:
-    """The table's rows, and their order by age.
+    """The table's rows.
 
     channels: the ids of the places that messages were posted to, by what they were called.
     """
@@ -59,21 +68,17 @@ class Ledger:
         self._table = table
         self._publisher = publisher
         self._membership = membership
-        self._ages: dict[int, deque[tuple[datetime, str]]] = {}
 
     def recover(self) -> None:
-        """Order what the table holds by age, after every rebalance."""
-        self._ages.clear()
-        rows = [(datetime.fromisoformat(row["at"]), name, row) for name, row in self._table.items()]
-        for at, name, row in sorted(rows, key=lambda one: one[:2]):
-            self._ages.setdefault(row["partition"], deque()).append((at, name))
-            if "posted" in row:
-                posted = Posted(*row["posted"])
-                self.channels[posted.to] = posted.channel_id
+        """Read, after every rebalance, where messages were posted."""
+        rows = [orjson.loads(row.value) for row in self._table.indexed()]
+        for row in sorted(rows, key=lambda one: datetime.fromisoformat(one["at"])):
+            posted = Posted(*row["posted"])
+            self.channels[posted.to] = posted.channel_id
 
     def find(self, command_id: str) -> Entry | None:
         """What is known of it; None when nobody took it. A row from before it could be done is one that is not."""
-        row = self._table.get(command_id)
+        row = self._row(command_id)
         if row is None:
             return None
         posted = Posted(*row["posted"]) if "posted" in row else None
@@ -82,11 +87,9 @@ class Ledger:
     async def claim(self, command_id: str, partition: int, now: datetime) -> Claimed:
         """Take it for this worker."""
         turn = self._membership.turn
-        self._table[command_id] = {"partition": partition, "incarnation": self.incarnation, "at": now.isoformat()}
-        ages = self._ages.setdefault(partition, deque())
-        ages.append((now, command_id))
-        while ages[0][0] < now - LEDGER_KEPT:
-            self._table.pop(ages.popleft()[1], None)
+        self._put(command_id, {"partition": partition, "incarnation": self.incarnation, "at": now.isoformat()})
+        for row in self._table.expired(partition, now):
+            self._table.drop(row)
         deliveries = await self._table.send_changes(self._publisher)
 
         async def claimed() -> bool:
@@ -100,11 +103,18 @@ class Ledger:
 
         Raises TemporaryError when the broker does not take it. A row that went with its partition is left alone.
         """
-        row = self._table.get(command_id)
+        row = self._row(command_id)
         if row is None:
             return
-        self._table[command_id] = {**row, "done": True} | ({} if posted is None else {"posted": list(posted)})
+        self._put(command_id, {**row, "done": True} | ({} if posted is None else {"posted": list(posted)}))
         try:
             await asyncio.gather(*await self._table.send_changes(self._publisher))
         except KafkaError as error:
             raise TemporaryError(f"Kafka did not acknowledge a record of the ledger: {error!r}") from error
+
+    def _row(self, command_id: str) -> dict[str, Any] | None:
+        row = self._table.find(command_id)
+        return None if row is None else cast("dict[str, Any]", orjson.loads(row.value))
+
+    def _put(self, command_id: str, row: dict[str, Any]) -> None:
+        self._table.put(command_id, orjson.dumps(row), outline_of_claim(row))

@@ -1,5 +1,7 @@
 """Faust tables whose changelog goes through our own producer, so that a change can be waited for.
 
+Their rows are in a file (``rows``), and what Faust keeps in memory for a table stays empty.
+
 A table's own changelog is sent some time later by Faust's producer. The ledger needs more: a claim must be on the
 broker before the claimed step may act. So changes are collected here and sent by the agent that made them.
 
@@ -9,23 +11,22 @@ since, is heard after the new owner. So what is read back is compared, and the n
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import faust
 import orjson
 from faust.types import TP, EventT
 
-from app.core.errors import RecordTooLarge
+from app.core.errors import DataFolderError, RecordTooLarge
+from app.core.model import JsonObject
 from app.streams.publisher import Delivery, Publisher
+from app.streams.rows import Outline, Row, Rows
 
 logger = logging.getLogger(__name__)
-IsNewer = Callable[[Any, Any], bool]
-
-
-def always(_before: Any, _row: Any) -> bool:
-    """The last row of a key is its newest."""
-    return True
+IsNewer = Callable[[JsonObject, JsonObject], bool]
 
 
 class TableChange(NamedTuple):
@@ -33,33 +34,72 @@ class TableChange(NamedTuple):
 
     partition: int
     key: str
-    value: Any
+    value: bytes | None
 
 
 class DeferredTable(faust.Table):  # type: ignore[misc]
     """A table that keeps its unsent changes until ``send_changes``.
 
-    is_newer: whether a row (the second one) may stand in the place of another one of the same key. on_owned: called
-    after each recovery with the owned partitions. on_failure: called with what that raised; the worker must stop then.
+    is_newer: whether a row (the second one) may stand in the place of another one of the same key. outline: what is
+    asked for of a row that is read back. on_owned: called after each recovery with the owned partitions. on_failure:
+    called with what that raised, or with a DataFolderError; the worker must stop then.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Start with nothing unsent."""
         super().__init__(*args, **kwargs)
         self._unsent: list[TableChange] = []
-        self.is_newer: IsNewer = always
+        self._rows: Rows | None = None
+        self.is_newer: IsNewer
+        self.outline: Callable[[JsonObject], Outline]
         self._overwritten: set[str] = set()
         self.unwritten: dict[str, asyncio.Future[Any]] = {}
         self.on_owned: Callable[[set[int]], None] | None = None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of the owned partitions."""
+        if self._rows is None:
+            path = Path(self.app.conf.datadir) / f"{self.name}.rows"
+            self._rows = Rows(path, self._fail)
+        return self._rows
+
+    def _fail(self, error: DataFolderError) -> None:
+        self.on_failure(error)
+
+    def find(self, key: str) -> Row | None:
+        """The row of a key; None where there is none."""
+        return self.rows.find(key)
+
+    def indexed(self) -> Iterator[Row]:
+        """The rows that are read again after each rebalance."""
+        return self.rows.indexed()
+
+    def expired(self, partition: int, now: datetime) -> list[Row]:
+        """Some rows of a partition that nobody needs any more."""
+        return self.rows.expired(partition, now)
+
+    def put(self, key: str, value: bytes, outline: Outline) -> None:
+        """Take the newest row of a key, to be sent.
+
+        Raises DataFolderError, after which the worker stops.
+        """
+        self.rows.put(key, value, outline)
+        self._unsent.append(TableChange(outline.partition, key, value))
+
+    def drop(self, row: Row) -> None:
+        """Forget a row, and have that sent."""
+        self.rows.drop(row.key)
+        self._unsent.append(TableChange(row.partition, row.key, None))
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """After every rebalance, before records flow again: keep only the owned partitions, and say which they are."""
         await super().on_recovery_completed(active_tps, standby_tps)
         owned = {tp.partition for tp in active_tps}
         self._forget_all_but(owned)
-        rows = ((key, self.data.get(key)) for key in self._overwritten)
-        self._unsent += [TableChange(row["partition"], key, row) for key, row in rows if row is not None]
+        rows = (self.find(key) for key in self._overwritten)
+        self._unsent += [TableChange(*row) for row in rows if row is not None]
         self._overwritten.clear()
         try:
             if self.on_owned is not None:
@@ -70,31 +110,17 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
 
     def apply_changelog_batch(self, batch: Iterable[EventT]) -> None:
         """Take what the changelog holds, without rows that are older than what was read before them."""
-        read: dict[str, Any] = {}
-        super().apply_changelog_batch([event for event in batch if self._is_to_be_taken(event, read)])
-
-    def _is_to_be_taken(self, event: EventT, read: dict[str, Any]) -> bool:
-        key, row = self._to_key(event.key), event.value
-        known = read[key] if key in read else self.data.get(key)
-        if row is not None and known is not None and not self.is_newer(known, row):
-            self._overwritten.add(key)
-            return False
-        self._overwritten.discard(key)
-        read[key] = row
-        return True
-
-    def on_key_set(self, key: str, value: Any) -> None:
-        """Remember the change instead of buffering it in Faust's producer."""
-        self._remember(key, value)
-
-    def on_key_del(self, key: str) -> None:
-        """Remember the deletion."""
-        self._remember(key, None)
-
-    def _remember(self, key: str, value: Any) -> None:
-        partition = self.partition_for_key(key)
-        assert partition is not None
-        self._unsent.append(TableChange(partition, key, value))
+        for event in batch:
+            key, row, value = event.key, event.value, event.message.value
+            known = self.find(key)
+            if value is None:
+                self.rows.drop(key)
+            elif known is not None and not self.is_newer(orjson.loads(known.value), row):
+                self._overwritten.add(key)
+                continue
+            else:
+                self.rows.put(key, value, self.outline(row))
+            self._overwritten.discard(key)
 
     async def send_changes(self, publisher: Publisher) -> list[Delivery]:
         """Send all changes made since the last call, in their order.
@@ -107,33 +133,23 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
 
     async def _send(self, change: TableChange, publisher: Publisher) -> Delivery:
         topic, key = self.changelog_topic_name, orjson.dumps(change.key)
-        value = None if change.value is None else orjson.dumps(change.value)
         try:
-            delivery = await publisher.send(topic, value, key=key, partition=change.partition)
+            delivery = await publisher.send(topic, change.value, key=key, partition=change.partition)
         except RecordTooLarge as error:
             logger.error("row_too_large", extra={"key": change.key, "error": str(error)})  # noqa: TRY400 - no traceback
             return self.unwritten.setdefault(change.key, asyncio.get_running_loop().create_future())
-        delivery.add_done_callback(self._persisted)
         waiting = self.unwritten.pop(change.key, None)
         if waiting is not None:
             delivery.add_done_callback(lambda done: _pass_on(done, waiting))
         return delivery
 
-    def _persisted(self, delivery: Delivery) -> None:
-        if not delivery.cancelled() and delivery.exception() is None:
-            place = delivery.result()
-            self.data.set_persisted_offset(TP(place.topic, place.partition), place.offset)
-
     def _forget_all_but(self, owned: set[int]) -> None:
-        """Drop what a memory store still holds of partitions that another worker owns now.
+        """Drop what is still held of partitions that another worker owns now.
 
         Rows that were not written are forgotten altogether: what led to them is read again.
         """
         self.unwritten.clear()
-        data = getattr(self.data, "data", None)
-        if isinstance(data, dict):
-            for key in [key for key, row in data.items() if row["partition"] not in owned]:
-                del data[key]
+        self.rows.keep_only(owned)
 
 
 def _pass_on(done: Delivery, waiting: asyncio.Future[Any]) -> None:

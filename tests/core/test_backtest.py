@@ -51,7 +51,8 @@ class World:
         self.catalog = Catalog()
         for content in definitions:
             self.put(content)
-        self.index = ExecutionIndex()
+        self.ended = {}
+        self.index = ExecutionIndex(ended=self.ended.get)
         self.log: list[tuple[datetime, Event]] = []
         self.records: list[tuple[datetime, int, Any]] = []  # anomalies, pauses and events as they came
         self.now = T0
@@ -118,7 +119,9 @@ class World:
         self.records.append((self.now, offset, event))
         after, refusal = evolve(self.index.get(event.execution_id), event, offset)
         if refusal is None:
-            self.index.put(0, after.marker() if after.terminal else after)
+            self.index.put(after.marker() if after.terminal else after)
+            if after.terminal:
+                self.ended[after.execution_id] = after.marker()
         if refusal is None and isinstance(event, ExecutionRequested):
             self._write_down(after)
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from building import LEASE, T0, Story, requested, scale, slack, story
+from executing_fakes import FakeTable
 from prometheus_client import CollectorRegistry
 from waiting import until
 
@@ -16,18 +17,8 @@ from app.core.pauses import Pause, PauseEnded, PausePut
 from app.core.pauses import Pauses as Fold
 from app.streams.advancing import Advancer
 from app.streams.figures import Figures, IndexFigures
-from app.streams.index import row_of, state_of
+from app.streams.index import outline_of, row_of, state_of
 from app.streams.pausing import Pauses
-
-
-class FakeTable(dict):
-    """A table whose rows are written, but for those that no record can hold."""
-
-    def __init__(self):
-        self.unwritten = {}
-
-    async def send_changes(self, publisher):
-        return []
 
 
 class FakeLog:
@@ -79,7 +70,7 @@ class Bench:
         self.registry = CollectorRegistry()
         figures = Figures(self.registry)
         self.advancer = Advancer(self.table, self.log, None, lambda: self.now, figures, self.pauses)
-        self.registry.register(IndexFigures(self.advancer.index, lambda: self.now))
+        self.registry.register(IndexFigures(self.advancer.index, self.advancer.markers, lambda: self.now))
         self.offset = 0
 
     async def read(self, event, partition=0):
@@ -87,6 +78,9 @@ class Bench:
         raw = event if isinstance(event, bytes) else write_event(event)
         message = SimpleNamespace(topic="execution-events", partition=partition, offset=self.offset, key=b"default")
         return await self.advancer._handle(SimpleNamespace(message=message, value=raw))
+
+    def keep(self, execution_id, state, partition=0):
+        self.table.put(execution_id, row_of(partition, state), outline_of(partition, state))
 
     def figure(self, name, **labels):
         return self.registry.get_sample_value(f"runbooks_{name}", labels)
@@ -175,7 +169,7 @@ async def test_an_ended_execution_shrinks_to_a_marker_and_is_dropped_after_its_w
 
 async def test_recovered_each_live_execution_is_looked_at_and_its_lease_still_runs_out(bench):
     s = story(slack()).started()
-    bench.table["e"] = row_of(0, s.state)
+    bench.keep("e", s.state)
     bench.advancer.recover({0})
     firing = asyncio.create_task(bench.advancer.timers.run())
     await until(lambda: fired(bench, 1))
@@ -191,8 +185,8 @@ async def test_recovered_each_live_execution_is_looked_at_and_its_lease_still_ru
 
 
 async def test_recovered_what_was_outstanding_is_sent_again(bench):
-    bench.table["e"] = row_of(0, story(slack()).state)
-    bench.table["gone"] = row_of(1, story(slack()).state.now(run=5))
+    bench.keep("e", story(slack()).state)
+    bench.keep("gone", story(slack()).state.now(run=5), partition=1)
     bench.advancer.recover({0})
     await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
     assert [command.command_id for command in bench.log.commands] == ["e/1/0/apply/1"]
@@ -224,7 +218,7 @@ class TestMessagesOfApprovals:
 
     async def test_recovered_what_is_not_posted_yet_is_asked_for_again(self, bench):
         s = story(self.GUARDED).prepared()
-        bench.table["e"] = row_of(0, s.state)
+        bench.keep("e", s.state)
         bench.advancer.recover({0})
         await bench.read(TimerFired(tenant="default", execution_id="e", at=T0))
         assert [command.command_id for command in bench.log.commands] == ["e/1/0/notice-1-0/0"]
@@ -249,7 +243,7 @@ class TestMessagesOfApprovals:
         sent = []
 
         async def send_changes(publisher):
-            sent.append(dict(bench.table))
+            sent.append({name: bench.table[name] for name in bench.table})
             return []
 
         bench.log.send_command, bench.table.send_changes = send_command, send_changes
@@ -390,9 +384,9 @@ async def test_those_who_may_start_are_named_once_each_and_again_when_their_stat
         await bench.read(named(number, slack(), limits=Limits(max_concurrent_runbooks=100)))
     index = bench.advancer.index
     assert list(index.due(bench.state("e4"))) == []  # a burst costs each event its own work, not that of all slots
-    index.put(0, bench.state("e1"))
+    index.put(bench.state("e1"))
     assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e1"]
-    index.rebuild([(0, state) for state in list(index.live())])
+    index.rebuild(list(index.live()))
     assert [command.execution_id for command in index.due(bench.state("e4"))] == ["e0", "e1", "e2", "e3", "e4"]
 
 

@@ -1,17 +1,19 @@
-"""What a table does with a row that no record can hold."""
+"""What a table does with a row that no record can hold, with one that is older than it came, and without room."""
 
 import asyncio
 from types import SimpleNamespace
 
+import orjson
 import pytest
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from app.core.errors import RecordTooLarge
+from app.core.errors import DataFolderError, RecordTooLarge
 from app.streams.app import StreamSettings, build_app, declare_table
 from app.streams.connection import KafkaConnection
 from app.streams.index import is_newer_row
 from app.streams.ledger import is_newer_claim
+from app.streams.rows import Outline
 
 
 class FakePublisher:
@@ -30,14 +32,23 @@ class FakePublisher:
 @pytest.fixture
 async def table(tmp_path):
     app = build_app(KafkaConnection(bootstrap_servers="nowhere:9"), StreamSettings("g", tmp_path, partitions=1))
-    table = declare_table(app, "executions", 1)
-    table._partition = lambda *_: 0
-    table.partition_for_key = lambda _: 0
-    return table
+    return declare_table(app, "executions", 1, is_newer_row, outline)
+
+
+def outline(row):
+    return Outline(row["partition"], None, indexed=True)
+
+
+def read(table, *keys):
+    rows = (table.find(key) for key in keys)
+    return [None if row is None else orjson.loads(row.value) for row in rows]
 
 
 async def change(table, publisher, key, row):
-    table._remember(key, row)
+    if row is None:
+        table.drop(table.find(key))
+    else:
+        table.put(key, orjson.dumps(row), Outline(0, None, indexed=True))
     return (await table.send_changes(publisher))[0]
 
 
@@ -70,50 +81,43 @@ async def test_what_becomes_of_the_next_row_becomes_of_its_cause(table):
 
 async def test_a_rebalance_forgets_what_waits(table):
     await change(table, FakePublisher(), "a", {"x": "x" * 200})
-    table._forget_all_but(set())
-    assert table.unwritten == {}
+    await table.on_recovery_completed(set(), set())
+    assert (table.unwritten, read(table, "a")) == ({}, [None])
 
 
 def read_back(table, *rows):
     """The changelog as a recovery reads it."""
-    events = (SimpleNamespace(key=key, value=row, message=SimpleNamespace(value=row, partition=0)) for key, row in rows)
-    table.apply_changelog_batch(events)
+    written = ((key, row, None if row is None else orjson.dumps(row)) for key, row in rows)
+    table.apply_changelog_batch(
+        SimpleNamespace(key=key, value=row, message=SimpleNamespace(value=value)) for key, row, value in written
+    )
 
 
 def state(offset, kind="execution", run=1):
     return {"partition": 0, kind: {"run": run, "last_offset": offset}}
 
 
-async def test_what_a_worker_wrote_after_it_had_lost_the_partition_does_not_stand(
-    table,
-):
-    table.is_newer = is_newer_row
+async def test_what_a_worker_wrote_after_it_had_lost_the_partition_does_not_stand(table):
     read_back(table, ("a", state(5)), ("b", state(5)), ("c", state(7)))
     read_back(
         table, ("a", state(9, "marker")), ("a", state(5)), ("b", state(4)), ("b", state(6)), ("c", state(3, run=2))
     )
-    assert {key: table[key] for key in "abc"} == {"a": state(9, "marker"), "b": state(6), "c": state(3, run=2)}
+    assert read(table, *"abc") == [state(9, "marker"), state(6), state(3, run=2)]
     publisher = FakePublisher()
-
-    def outside_of_a_stream(key):
-        raise TypeError(key)
-
-    table.partition_for_key = outside_of_a_stream
     await table.on_recovery_completed({TP("executions", 0)}, set())
     assert len(await table.send_changes(publisher)) == len(publisher.sent) == 1
 
 
 async def test_a_deleted_row_and_one_of_old_that_tells_no_place_are_taken_as_they_come(table):
-    table.is_newer = is_newer_row
     read_back(table, ("a", state(5)), ("a", None), ("a", state(2)), ("b", state(None, "marker")), ("b", state(2)))
-    assert (table["a"], table["b"]) == (state(2), state(2))
+    assert read(table, "a", "b") == [state(2), state(2)]
 
 
 async def test_what_is_done_stays_so_in_the_ledger(table):
     table.is_newer = is_newer_claim
-    claim, done = {"incarnation": "late"}, {"incarnation": "owner", "done": True}
+    claim, done = {"partition": 0, "incarnation": "late"}, {"partition": 0, "incarnation": "owner", "done": True}
     read_back(table, ("a", claim), ("a", done), ("a", claim))
-    assert table["a"] == done
+    assert read(table, "a") == [done]
 
 
 async def test_a_recovery_that_breaks_stops_the_worker(table):
@@ -122,3 +126,12 @@ async def test_a_recovery_that_breaks_stops_the_worker(table):
     with pytest.raises(AttributeError):
         await table.on_recovery_completed({TP("executions", 0)}, set())
     assert [type(error) for error in failures] == [AttributeError]
+
+
+async def test_a_folder_without_room_stops_the_worker(table):
+    failures = []
+    table.on_failure = failures.append
+    table.rows._file.execute("PRAGMA max_page_count = 20")
+    with pytest.raises(DataFolderError, match=r"executions\.rows: database or disk is full: make room there"):
+        read_back(table, *((str(number), state(number) | {"x": "x" * 1000}) for number in range(100)))
+    assert [type(error) for error in failures] == [DataFolderError]
