@@ -60,6 +60,7 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
         topic_allow_declare=False,
         topic_disable_leader=True,
         topic_partitions=settings.partitions,
+        table_standby_replicas=0,  # Faust reads a promoted replica's changelog from the beginning: it is never of use
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 3),
         broker_commit_interval=COMMIT_INTERVAL_S,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from app.core.errors import DataFolderError
 
-PAGES_IN_MEMORY_KIB = 16 * 1024
+PAGES_IN_MEMORY_KIB = 4 * 1024
 SETTINGS = (
     "PRAGMA journal_mode = OFF",
     "PRAGMA synchronous = OFF",

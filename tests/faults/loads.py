@@ -163,8 +163,8 @@ class Load:
                 return
 
 
-class Approver:
-    """A person who decides on all that waits, through whichever worker's API answers."""
+class Person:
+    """Does something for every tenant again and again, through whichever worker's API answers."""
 
     def __init__(self, apis: list[Api]) -> None:
         """Ask these."""
@@ -173,18 +173,37 @@ class Approver:
         self.answers: dict[int, int] = {}
 
     async def run(self) -> None:
-        """Decide until cancelled."""
+        """Go on until cancelled."""
         while True:
             for tenant in tenants():
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
-                    await asyncio.wait_for(self._decide(self._apis[next(self._turn) % len(self._apis)], tenant), 5)
+                    await asyncio.wait_for(self._visit(self._apis[next(self._turn) % len(self._apis)], tenant), 5)
             await asyncio.sleep(0.5)
 
-    async def _decide(self, api: Api, tenant: str) -> None:
+    async def _visit(self, api: Api, tenant: str) -> None:
+        raise NotImplementedError
+
+
+class Approver(Person):
+    """Decides on all that waits."""
+
+    async def _visit(self, api: Api, tenant: str) -> None:
         status, found = await api.call("GET", "/api/v1/approvals", tenant=tenant, roles=["approver"], sub="ann")
         for item in found["items"] if status == 200 else ():
             name = item["execution_id"]
             decision = "reject" if int(name[:6], 16) % REJECTED == 0 else "approve"
             path, body = f"/api/v1/executions/{name}/approvals", {"decision": decision}
             status, _ = await api.call("POST", path, body, tenant=tenant, roles=["approver"], sub="ann")
+            self.answers[status] = self.answers.get(status, 0) + 1
+
+
+class Resolver(Person):
+    """Says of every step whose outcome nobody knows that it failed."""
+
+    async def _visit(self, api: Api, tenant: str) -> None:
+        common = {"tenant": tenant, "roles": ["operator"], "sub": "ann"}
+        status, found = await api.call("GET", "/api/v1/runbooks/history?status=attention", **common)
+        for item in found["items"] if status == 200 else ():
+            path = f"/api/v1/executions/{item['execution_id']}/resolve"
+            status, _ = await api.call("POST", path, {"outcome": "failed"}, **common)
             self.answers[status] = self.answers.get(status, 0) + 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from faults.loads import Approver, Load
+from faults.loads import Approver, Load, Resolver
 from faults.plans import FULL, make_plan
 from faults.worlds import World, remove, world
 
@@ -26,12 +26,13 @@ async def soak(minutes: float, rate: float, results: Path, say: Callable[[str], 
         load = Load(one.broker.bootstrap_servers, 0, rate, list(one.runbooks))
         enough = asyncio.Event()
         loading = asyncio.create_task(load.run(one.stand_ins.replicas, enough))
-        approving = asyncio.create_task(Approver(one.apis).run())
+        people = [asyncio.create_task(person.run()) for person in (Approver(one.apis), Resolver(one.apis))]
         samples = await _sampled(one, load, minutes, say)
         enough.set()
         await loading
-        approving.cancel()
-        await asyncio.gather(approving, return_exceptions=True)
+        for person in people:
+            person.cancel()
+        await asyncio.gather(*people, return_exceptions=True)
     remove(folder)
     slopes = [slope_mb_per_hour(column) for column in zip(*(values for _, values in samples), strict=True)]
     say(f"anomalies: {len(load.published)}; slope after the warm-up, MB an hour: {slopes}")
