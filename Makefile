@@ -61,6 +61,15 @@ bench: $(STAMP)  ## all figures, ours beside others in turn, into benchmarks/res
 bench-smoke: $(STAMP)  ## every benchmark with small numbers, in about a minute: do they still run?
 	@$(BIN)/python benchmarks/suite.py --short
 
+PEER_PYTHON ?= python3.12
+PEER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infrasage-runbooks/ansible-rulebook
+
+bench-peers:  ## install what benchmarks/rulebook.py stands beside, outside the tree (120 MB; Python 3.12, Java 17)
+	@test -x $(PEER)/bin/python || $(PEER_PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  ansible-rulebook==1.3.2 'ansible-core>=2.19,<2.21' 'ansible-runner>=2.4,<3'
+	@$(PEER)/bin/ansible-rulebook --version
+
 schemas: $(STAMP)  ## write schemas/ from the models
 	@$(BIN)/python -m app.cli schemas
 

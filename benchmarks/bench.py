@@ -110,7 +110,7 @@ async def worker(
     try:
         headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
-            await ready(session, process)
+            await ready(session, process, folder / "worker.log")
             mb = psutil.Process(process.pid).memory_info().rss / 1e6
             said("worker ready after", f"{time.monotonic() - begun:.2f} s, {mb:.0f} MB resident")
             yield session
@@ -139,15 +139,15 @@ def cpu_s(*processes: psutil.Process) -> float:
     return sum(one.cpu_times().user + one.cpu_times().system for one in processes or workers())
 
 
-async def ready(session: aiohttp.ClientSession, process: asyncio.subprocess.Process) -> None:
-    """Wait until the worker says that it can do work."""
+async def ready(session: aiohttp.ClientSession, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait until the worker says that it can do work; raises with the end of its log when it has ended instead."""
     while process.returncode is None:
         with contextlib.suppress(aiohttp.ClientError):
             async with session.get("/readyz") as answer:
                 if answer.status == 200:
                     return
         await asyncio.sleep(0.02)
-    raise RuntimeError(f"the worker ended with {process.returncode} before it was ready")
+    raise RuntimeError(f"the worker ended: {await asyncio.to_thread(log.read_text)}"[-4000:])
 
 
 async def put_runbook(session: aiohttp.ClientSession, runbook: dict, tenant: str = "default") -> None:

@@ -159,7 +159,7 @@ def size_of_rows(folder: Path) -> int:
 async def looked_at(session: aiohttp.ClientSession, count: int) -> None:
     """Until the worker has folded a timer of each live execution."""
     async with asyncio.timeout(SETTLED_S):
-        while await timers_folded(session) < count:  # noqa: ASYNC110 - another process
+        while await timers_folded(session) < count:
             await asyncio.sleep(0.1)
 
 

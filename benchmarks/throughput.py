@@ -139,7 +139,7 @@ class Load:
         begun = time.monotonic()
         for number in range(count):
             await self._publisher.publish(TENANTS["idle"][0], f"low-{self._turns}-{number}", 0.1)
-        while await unmatched(session) < known + count:  # noqa: ASYNC110 - another process
+        while await unmatched(session) < known + count:
             await asyncio.sleep(0.05)
         self._keep("anomalies", count / (time.monotonic() - begun), cpu_s() - before, 0, count, counted=True)
 

@@ -41,7 +41,7 @@ def passing_on_to(sink: faust.TopicT):
 async def main(servers: str, hops: int, folder: str) -> None:
     app = pipeline(servers, hops, folder)
     await app.start()
-    while app.rebalancing or not app.consumer.assignment():  # noqa: ASYNC110 - Faust tells nobody
+    while app.rebalancing or not app.consumer.assignment():
         await asyncio.sleep(0.05)
     print("ready", flush=True)
     await asyncio.Event().wait()
