@@ -162,7 +162,7 @@ async def unmatched(session: aiohttp.ClientSession) -> float:
 
 async def beside_the_pipeline(load: Load, arguments: PartArguments, pipeline: Pipeline) -> None:
     """One worker and the peer in turn; the first turn warms up the broker and is not counted."""
-    counts = {"idle": 200, "http": 100} if arguments.short else {"idle": 3000, "http": 2000}
+    counts = {"idle": 200, "http": 100} if arguments.short else {"idle": 2000, "http": 1000}
     for turn in range(-1, arguments.rounds):
         await load.records(pipeline, 500 if arguments.short else 5000, counted=turn >= 0)
         for kind, count in counts.items():
@@ -174,10 +174,10 @@ async def with_a_second(
 ) -> None:
     """One worker and two in turn."""
     for _ in range(rounds):
-        await load.executions("one worker", "idle", 3000)
+        await load.executions("one worker", "idle", 1500)
         async with worker(servers, folder, **settings):
             await settled(session)
-            await load.executions("two workers", "idle", 3000)
+            await load.executions("two workers", "idle", 1500)
         await settled(session)
 
 
