@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from app.core.errors import Problem, Refused
 from app.core.model import Instant, depth_of, problems_of
+from app.core.spans import TRACEPARENT, SpanContext, read_traceparent
+from app.web.parts import parts_of
 from app.web.problems import ApiProblem
 
 MAX_DEPTH = 40
@@ -118,6 +120,11 @@ def instant(name: str, text: str) -> datetime:
         return _INSTANT.validate_strings(text)
     except ValidationError as error:
         raise Refused([Problem(name, "must be an RFC 3339 time with an offset, its + written as %2B")]) from error
+
+
+def came_from(request: web.Request) -> SpanContext | None:
+    """The span in which the request was made, where traces are exported and the client tells of one."""
+    return read_traceparent(request.headers.get(TRACEPARENT)) if parts_of(request).traced else None
 
 
 def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
