@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, NamedTuple, assert_never
 
 from app.core.approval import Approval
@@ -71,6 +72,7 @@ def read_traceparent(given: str | None) -> SpanContext | None:
     return context if context.trace_id and context.span_id else None
 
 
+@lru_cache(maxsize=4096)
 def trace_of(execution_id: str, run: int) -> SpanContext:
     """The first span of an execution's trace, sampled."""
     name = f"{execution_id}/{run}"
@@ -136,11 +138,11 @@ def sending(command: Command) -> SpanContext:
     return trace_of(command.execution_id, command.run).child(f"{command.command_id}/{'revoke' if revoked else 'send'}")
 
 
-def sent_span(command: Command, started: datetime, ended: datetime) -> Span:
-    """Sending a command, until the broker has it."""
+def sent_span(command: Command, context: SpanContext, started: datetime, ended: datetime) -> Span:
+    """Sending a command, until the broker has it; context: as of ``sending``."""
     first, topic = trace_of(command.execution_id, command.run), command.topic
     attributes = {**_about(command), "messaging.system": "kafka", "messaging.destination.name": topic}
-    return Span(f"send {topic}", "producer", sending(command), first, started, ended, attributes)
+    return Span(f"send {topic}", "producer", context, first, started, ended, attributes)
 
 
 def carried_out(command: Command, *, interrupted: bool) -> SpanContext:

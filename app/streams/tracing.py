@@ -127,7 +127,7 @@ class Sending:
     def taken(self, delivery: Delivery) -> None:
         """Tell of it once the broker has it."""
         if not delivery.cancelled() and delivery.exception() is None:
-            self._traces.tell(sent_span(self._command, self._started, self._traces.now()))
+            self._traces.tell(sent_span(self._command, self.context, self._started, self._traces.now()))
 
 
 def result_of(event: CommandEvent) -> str:

@@ -142,7 +142,7 @@ def test_waiting_for_approval_takes_as_long_as_it_took():
 def test_a_command_is_sent_and_carried_out_in_the_trace_of_its_execution():
     s = story(http())
     command = s.command
-    sent = sent_span(command, T0, LATER)
+    sent = sent_span(command, sending(command), T0, LATER)
     assert (sent.name, sent.context, sent.parent) == (
         "send step-commands.http",
         sending(command),
