@@ -205,13 +205,14 @@ class Patience:
     """How long an answer waits for something to show, in seconds.
 
     seen_s: a record in the history. decided_s: a decision in the history. in_force_s: a definition on this worker.
-    dry_run_s: a plan.
+    dry_run_s: a plan. body_s: the whole body of a request.
     """
 
     seen_s: float = 2.0
     decided_s: float = 5.0
     in_force_s: float = 10.0
     dry_run_s: float = 30.0
+    body_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
