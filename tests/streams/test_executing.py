@@ -396,7 +396,8 @@ class TestTraces:
 
     async def test_what_its_first_worker_never_told_is_told_as_interrupted_by_the_next(self, bench, told):
         command = bench.command()
-        bench.table[command.command_id] = await taken_by_another(bench, command)
+        other = bench.worker("other")
+        await other._ledger.claim(command.command_id, 0, bench.now - timedelta(seconds=1))
         record = Record(write_command(command))
         record.message.headers = []
         await bench.executor._take(command, record)
@@ -404,10 +405,3 @@ class TestTraces:
         (span,) = told()
         assert span.attributes["runbooks.result"] == "interrupted"
         assert span.context.span_id == carried_out(command, interrupted=True).span_id
-
-
-async def taken_by_another(bench, command):
-    """The ledger's row of a command that a lost worker took."""
-    other = bench.worker("other")
-    await other._ledger.claim(command.command_id, 0, bench.now - timedelta(seconds=1))
-    return bench.table[command.command_id]
