@@ -2,7 +2,7 @@ FROM python:3.13-slim
 WORKDIR /srv
 COPY pyproject.toml constraints.txt topics.yaml README.md ./
 COPY app ./app
-RUN pip install --no-cache-dir -c constraints.txt . && useradd --system --create-home runbooks \
+RUN pip install --no-cache-dir -c constraints.txt '.[otel]' && useradd --system --create-home runbooks \
  && mkdir -p /srv/data && chown runbooks /srv/data
 COPY runbooks ./runbooks
 USER runbooks

@@ -68,13 +68,14 @@ def main() -> None:
 
 
 def _take_development_tokens() -> None:
-    """What ``runbooks run`` wrote for its own API, where nothing says which API is meant."""
+    """What ``runbooks run`` wrote for its own API, where nothing says which API is meant; of Kafka nothing."""
     path = Path(os.environ.get("RUNBOOKS_DATA_DIR") or ".run") / "env"
     if "API_URL" in os.environ or not path.is_file():
         return
     for line in path.read_text().splitlines():
         name, _, value = line.partition("=")
-        os.environ.setdefault(name, value)
+        if not name.startswith("RUNBOOKS_"):
+            os.environ.setdefault(name, value)
 
 
 @cli.command("run")

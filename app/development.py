@@ -26,6 +26,8 @@ from app.timelines import timeline
 from app.wiring import now
 
 DEMO_FOLDER = Path("examples/demo")
+SERVERS = "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS"
+"""In ``env`` where the broker is our own: where commands find it that read Kafka themselves, as ``audit verify``."""
 TOKEN_LIFE = timedelta(days=7)
 TOKENS = {
     "OPERATOR_JWT": ("operator", "viewer"),
@@ -91,11 +93,14 @@ async def installation(
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
+        env = settings.data_dir / "env"
         servers = settings.kafka.bootstrap_servers
-        if servers is None:
+        ours = servers is None or f"{SERVERS}={servers}" in _lines_of(env)  # a shell that has read env starts it, too
+        if ours:
             broker = EmbeddedKafka(data_dir=settings.data_dir / "kafka", port=settings.kafka.port, progress=say)
             say("starting Apache Kafka …")
             servers = (await stack.enter_async_context(broker)).bootstrap_servers
+        assert servers is not None
         local = _local(settings, servers, stand_ins)
         worker = Worker(local)
         if on_worker is not None:
@@ -107,7 +112,9 @@ async def installation(
         secret = local.api.jwt_secret.get_secret_value()
         url = f"http://127.0.0.1:{running.port}"
         tokens = {name: make_token(secret, roles[0], list(roles)) for name, roles in TOKENS.items()}
-        _write_env(settings.data_dir / "env", {"API_URL": url, "KAFKA_BOOTSTRAP_SERVERS": servers, **tokens})
+        _write_env(
+            env, {"API_URL": url, "KAFKA_BOOTSTRAP_SERVERS": servers, **({SERVERS: servers} if ours else {}), **tokens}
+        )
         yield Development(url, servers, tokens["ADMIN_JWT"], running.failure)
 
 
@@ -146,6 +153,10 @@ def _kept_secret(path: Path) -> str:
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(48))
     return path.read_text()
+
+
+def _lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
 
 
 def _write_env(path: Path, values: dict[str, str]) -> None:

@@ -64,6 +64,7 @@ from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
 from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, TopicSpec, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
+from app.tracing import start_traces
 from app.watching import Health, watch_backlog
 from app.web.app import build_web
 from app.web.parts import DecisionPorts, TokenRules, WebParts
@@ -326,6 +327,7 @@ class Worker:
         executors = executors_of(settings, clients, self._slack_users, ledger, log, figures)
         checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
         executors = replace(executors, checker=checker, inspector=inspector)
+        start_traces(stack, settings.traces, incarnation, executors, parts)
         add_agents(agents, parts)
         add_executors(agents, executors)
 
@@ -382,6 +384,7 @@ class Worker:
             registry=self._registry,
             signing=first,
             max_body_bytes=settings.api.max_body_bytes,
+            traced=settings.traces.enabled,
             slack=slack_rules(settings, self._slack_users),
             backtests=Backtester(connection, limits_of(settings), settings.kafka.group_id),
             decisions=DecisionPorts(DecisionQueries(engine), CoverageReader(connection, definitions.catalog)),

@@ -217,6 +217,16 @@ class WorkerSettings(Group):
         return frozenset(self.actions or set(KINDS) - self.elsewhere)
 
 
+class TraceSettings(Group):
+    """OpenTelemetry traces: off, or over OTLP/HTTP to where the standard ``OTEL_EXPORTER_OTLP_…`` variables say.
+
+    send_to_targets: http steps send a ``traceparent`` header, so that their targets can go on with the trace.
+    """
+
+    enabled: bool = False
+    send_to_targets: bool = False
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -239,6 +249,7 @@ class Settings(BaseSettings):
     approvals: ApprovalSettings = ApprovalSettings()
     limits: LimitSettings = LimitSettings()
     worker: WorkerSettings = WorkerSettings()
+    traces: TraceSettings = TraceSettings()
 
     @property
     def history_url(self) -> str:

@@ -15,6 +15,7 @@ from app.streams.groups import group_of, refuse_other_readers
 from app.streams.ledger import Ledger, is_newer_claim, outline_of_claim
 from app.streams.log import Log
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
+from app.tracing import start_traces
 from app.watching import watch_backlog
 from app.web.app import build_probes
 from app.wiring import clients_of, command_topics, connection_of, read_users, stream_settings
@@ -55,6 +56,7 @@ class StepWorker:
             executors = executors_of(settings, clients, self._users, ledger, log, figures)
             checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
             executors = replace(executors, checker=checker, inspector=inspector)
+            start_traces(stack, settings.traces, incarnation, executors)
             add_executors(agents, executors)
             recovered = await start_streams(stack, agents, executors, table, settings.worker.shutdown_grace_s)
 

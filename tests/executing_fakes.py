@@ -80,7 +80,9 @@ class Record:
 
     def __init__(self, value, partition=0, offset=1):
         self.value = value
-        self.message = SimpleNamespace(topic="step-commands.http", partition=partition, offset=offset, key=b"e")
+        self.message = SimpleNamespace(
+            topic="step-commands.http", partition=partition, offset=offset, key=b"e", headers=()
+        )
         self.acked = False
 
     def ack(self):

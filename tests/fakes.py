@@ -26,6 +26,7 @@ from app.core.events import Event, ExecutionRequested, StepPrepared
 from app.core.execution import Execution
 from app.core.lifecycle import decide, evolve
 from app.core.planning import Prepared
+from app.core.spans import SpanContext
 from app.history.items import item_of
 from app.history.queries import HistoryFilter, Page, WaitingPage
 
@@ -133,6 +134,7 @@ class FakeLog:
         self.changes: list[Change] = []
         self.anomalies: list[tuple[Anomaly, str | None]] = []
         self.decisions: list[ApprovalDecision] = []
+        self.came_from: list[SpanContext | None] = []
         self.written = asyncio.Event()
         self._next = 100
 
@@ -151,8 +153,9 @@ class FakeLog:
         mine = [(offset, one.model_dump(mode="json")) for offset, one in numbered if one.execution_id == execution_id]
         return [entry for entry in mine if entry[0] <= last], True
 
-    async def publish_event(self, event: Event) -> RecordedAt:
+    async def publish_event(self, event: Event, came_from: SpanContext | None = None) -> RecordedAt:
         place = self._place()
+        self.came_from.append(came_from)
         self.events.append(event)
         self.history.fold(event, place.offset)
         if isinstance(event, ExecutionRequested) and event.dry_run and self.plans:
@@ -171,8 +174,9 @@ class FakeLog:
         self.definitions.verdicts[place.offset] = self.definitions.catalog.apply(change)
         return place
 
-    async def publish_anomaly(self, body: bytes, key: str | None) -> RecordedAt:
+    async def publish_anomaly(self, body: bytes, key: str | None, came_from: SpanContext | None = None) -> RecordedAt:
         place = self._place()
+        self.came_from.append(came_from)
         self.anomalies.append((Anomaly.model_validate_json(body), key))
         return place
 

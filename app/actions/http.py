@@ -1,13 +1,17 @@
 """Call an HTTP endpoint."""
 
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
 from app.actions.scene import Scene
 from app.clients.http import HttpAnswer
+from app.clients.traces import Call
 from app.core.ids import first_attempt
 from app.core.planning import ActionFailure, Outcome, Prepared, fitted, size_of
+from app.core.spans import TRACEPARENT
 from app.core.steps import HttpStep
 
 MANUAL = "an HTTP call cannot be taken back"
@@ -48,15 +52,27 @@ class HttpAction:
         headers = {name: secrets.resolve(tenant, value) for name, value in step.headers.items()}
         if not any(name.lower() == "idempotency-key" for name in headers):
             headers["Idempotency-Key"] = first_attempt(scene.command_id)
-        answer = await scene.clients.http.request(
-            step.method,
-            secrets.resolve(tenant, step.url),
-            headers=headers,
-            body=secrets.resolve_json(tenant, step.body),
-            form=None if step.form is None else {name: secrets.resolve(tenant, one) for name, one in step.form.items()},
-            timeout_s=step.timeout_seconds,
-        )
+        url, body = secrets.resolve(tenant, step.url), secrets.resolve_json(tenant, step.body)
+        form = None if step.form is None else {name: secrets.resolve(tenant, one) for name, one in step.form.items()}
+        with _traced(step, headers, scene) as call:
+            answer = await scene.clients.http.request(
+                step.method, url, headers=headers, body=body, form=form, timeout_s=step.timeout_seconds
+            )
+            if call is not None:
+                call.status = answer.status
         return _outcome(step, answer, scene)
+
+
+@contextlib.contextmanager
+def _traced(step: HttpStep, headers: dict[str, str], scene: Scene) -> Iterator[Call | None]:
+    """The call as a span, where one is told of; its ``traceparent`` is added where targets are sent one."""
+    if scene.attempt is None:
+        yield None
+        return
+    with scene.attempt.calling(step.method, step.url) as call:
+        if call.header is not None and not any(name.lower() == TRACEPARENT for name in headers):
+            headers[TRACEPARENT] = call.header
+        yield call
 
 
 def _outcome(step: HttpStep, answer: HttpAnswer, scene: Scene) -> Outcome:

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.actions.registry import action_for
 from app.actions.scene import Clients, Scene
+from app.clients.traces import Attempt
 from app.core.commands import StepCommand
 from app.core.conditions import compile_condition
 from app.core.errors import (
@@ -90,8 +91,8 @@ class Runner:
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
-    async def run(self, command: StepCommand, claim: Claim, record: Record) -> None:
-        """Carry out one command, telling the log through ``record``.
+    async def run(self, command: StepCommand, claim: Claim, record: Record, attempt: Attempt | None = None) -> None:
+        """Carry out one command, telling the log through ``record``; attempt: where it is told of as a span.
 
         Raises TemporaryError when the log cannot be told; the command is then given to somebody else.
         """
@@ -100,7 +101,7 @@ class Runner:
                 await self.interrupted(command, record)
             return
         try:
-            scene = self._scene(command)
+            scene = self._scene(command, attempt)
             self.clients.secrets.remember(command.tenant, command.secrets_named)
             self.clients.secrets.check(command.tenant, command.secrets_needed)
             if not self._wanted(command):
@@ -121,7 +122,7 @@ class Runner:
         """Say that nobody will carry out this attempt."""
         await record(StepInterrupted(**self._answer(command)))
 
-    def _scene(self, command: StepCommand) -> Scene:
+    def _scene(self, command: StepCommand, attempt: Attempt | None) -> Scene:
         return Scene(
             tenant=command.tenant,
             command_id=command.command_id,
@@ -130,6 +131,7 @@ class Runner:
             earlier=_earlier(command),
             room=_room(command),
             clients=self.clients,
+            attempt=attempt,
         )
 
     def _answer(self, command: StepCommand) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from app.clients.kubernetes import KubernetesClient
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
+from app.clients.traces import Attempt
 from app.core.model import JsonObject
 from app.core.planning import OUTPUT_LIMIT, Prepared
 
@@ -37,7 +38,7 @@ class Scene:
 
     expected: what a rollback must still find, None otherwise. begun: the plan that an earlier attempt of this very
     step began to apply, None on a first attempt. earlier: what templates see of the steps before. room: how many
-    bytes the step's output may have as JSON.
+    bytes the step's output may have as JSON. attempt: tells of the command's calls as spans, None where nobody asks.
     """
 
     tenant: str
@@ -47,3 +48,4 @@ class Scene:
     begun: Prepared | None = None
     earlier: tuple[JsonObject, ...] = ()
     room: int = OUTPUT_LIMIT
+    attempt: Attempt | None = None

@@ -26,6 +26,7 @@ from app.streams.records import source_of
 from app.streams.tables import DeferredTable
 from app.streams.timers import Timers
 from app.streams.topics import EXECUTION_EVENTS
+from app.streams.tracing import FoldTracing
 
 SentKey = tuple[str, bool]
 MARKER_GRACE = timedelta(hours=1)
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Advancer:
     """Keeps the state of the owned partitions' executions and drives them.
 
-    on_requested: called with tenant and id of each request that is folded.
+    on_requested: called with tenant and id of each request that is folded. tracing: None where no traces are exported.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Advancer:
         self._sent: dict[str, frozenset[SentKey]] = {}
         self._judged: set[str] = set()
         self.on_requested: Callable[[str, str], None] = lambda _tenant, _execution_id: None
+        self.tracing: FoldTracing | None = None
 
     def recover(self, partitions: set[int]) -> None:
         """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
@@ -98,6 +100,8 @@ class Advancer:
         self._count(before, happened, evolved)
         if evolved.refusal is None and isinstance(evolved.execution, Execution):
             self._keep(message.partition, evolved.execution)
+            if self.tracing is not None:
+                self.tracing.folded(before, happened, evolved.execution, message.headers)
         deliveries: list[Delivery] = []
         if isinstance(evolved.execution, Execution):
             # Also after an event that changed nothing: a timer that came too early must be set again.
@@ -163,12 +167,18 @@ class Advancer:
 
     async def _send(self, command: Command) -> Delivery:
         """Send a command, or answer it: one that is too large is known to be taken by nobody."""
+        sending = self.tracing.sending(command) if self.tracing is not None else None
         try:
-            return await self._log.send_command(command)
+            if sending is None:
+                return await self._log.send_command(command)
+            delivery = await self._log.send_command(command, sending.context)
+            delivery.add_done_callback(sending.taken)
         except RecordTooLarge as error:
             named = {"tenant": command.tenant, "execution_id": command.execution_id}
             logger.warning("command_too_large", extra={**named, "error": str(error)})
             return await self._log.send_event(answer_for(command, str(error), self._clock()))
+        else:
+            return delivery
 
     def _news(self, due: Mapping[str, list[Command]]) -> Iterator[Command]:
         """What was not due when its execution was last looked at."""

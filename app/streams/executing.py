@@ -23,12 +23,13 @@ from app.streams.ledger import Claimed, Entry, Ledger, Posted
 from app.streams.log import Log
 from app.streams.receipts import Receipts
 from app.streams.telling import NoticeLines
+from app.streams.tracing import CommandTracing, result_of
 
 logger = logging.getLogger(__name__)
 
 
 class StepExecutor:
-    """Carries out the commands of one kind."""
+    """Carries out the commands of one kind; tracing: None where no traces are exported."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class StepExecutor:
     ) -> None:
         """Keep the parts; concurrency bounds what is carried out at once, notices carries out messages of approvals."""
         self.kind = kind
+        self.tracing: CommandTracing | None = None
         self._lines = NoticeLines(notices, ledger, self._record, figures) if notices is not None else None
         self._runner = runner
         self._ledger = ledger
@@ -76,6 +78,9 @@ class StepExecutor:
             event.ack()
             return
         await self._room.acquire()
+        if self.tracing is not None:
+            lost = isinstance(command, StepCommand) and entry is not None
+            self.tracing.begin(command, event.message.headers, interrupted=lost)
         claimed_at = self._runner.monotonic()
         if isinstance(command, NoticeCommand):
             self._lines_of().enter(command)
@@ -109,6 +114,8 @@ class StepExecutor:
         self._revoked.discard(command.command_id)
         self._figures.in_flight.labels(self.kind).set(len(self._running))
         self._room.release()
+        if self.tracing is not None:
+            self.tracing.end(command.command_id)
         if not task.cancelled() and (error := task.exception()) is not None:
             named = {"command_id": command.command_id, "execution_id": command.execution_id}
             logger.error("command_broke", extra={**named, "error": repr(error)}, exc_info=error)
@@ -125,7 +132,8 @@ class StepExecutor:
             if command.revoked:
                 await self._runner.interrupted(command, self._record)
             else:
-                await self._runner.run(command, claim, self._record)
+                attempt = None if self.tracing is None else self.tracing.find(name)
+                await self._runner.run(command, claim, self._record, attempt)
         self._figures.commands.labels(self.kind, "revoked" if command.revoked else "done").inc()
         await self._settle(command, event)
 
@@ -160,6 +168,8 @@ class StepExecutor:
                 await self._until_given_up(entry)
             carried = await lines.carry_out(command, held, again=entry is not None)
             if carried.over:
+                if self.tracing is not None:
+                    self.tracing.came_to(command.command_id, "posted" if carried.posted else "not posted")
                 await self._settle(command, event, carried.posted)
 
     def _holds(self, partition: int) -> bool:
@@ -177,6 +187,8 @@ class StepExecutor:
     async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:
         """Tell the log, however long it takes: what was done must be known."""
         await until_taken(event, lambda: self._log.publish_event(event))  # type: ignore[arg-type]
+        if self.tracing is not None and isinstance(event, CommandEvent):
+            self.tracing.came_to(event.command_id, result_of(event))
 
     def on_partitions(self, owned: set[int]) -> None:
         """What was claimed on a partition that another worker owns now, and has not begun to act, must not.

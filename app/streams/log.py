@@ -10,6 +10,7 @@ from app.core.commands import Command, write_command
 from app.core.decisions import ApprovalDecision
 from app.core.events import Event, write_event
 from app.core.model import as_text
+from app.core.spans import TRACEPARENT, SpanContext
 from app.streams.publisher import Delivery, Publisher
 from app.streams.topics import (
     ANOMALY_EVENTS,
@@ -23,6 +24,11 @@ from app.streams.topics import (
 MAX_DEAD_LETTER_ERROR = 2048
 MAX_DEAD_LETTER_KEY = 1024
 HEADERS_ROOM = 32 * 1024  # bytes; an error may be written with twelve for each of its characters
+
+
+def headers_of(context: SpanContext | None) -> list[tuple[str, bytes]]:
+    """The record headers that carry a span; none without one."""
+    return [] if context is None else [(TRACEPARENT, context.header.encode())]
 
 
 class Recorded(NamedTuple):
@@ -49,19 +55,25 @@ class Log:
         """How many bytes one record of a topic may have."""
         return self._publisher.room(topic)
 
-    async def publish_event(self, event: Event) -> Recorded:
-        """Append an event to its tenant's log; raises TemporaryError, or RecordTooLarge."""
+    async def publish_event(self, event: Event, came_from: SpanContext | None = None) -> Recorded:
+        """Append an event to its tenant's log; raises TemporaryError, or RecordTooLarge.
+
+        came_from: a span of whoever asked, in the record's headers.
+        """
+        value, key = write_event(event), event.tenant.encode()
         return Recorded.at(
-            await self._publisher.publish(EXECUTION_EVENTS, write_event(event), key=event.tenant.encode())
+            await self._publisher.publish(EXECUTION_EVENTS, value, key=key, headers=headers_of(came_from))
         )
 
-    async def send_event(self, event: Event) -> Delivery:
+    async def send_event(self, event: Event, came_from: SpanContext | None = None) -> Delivery:
         """The same without waiting for the acknowledgement."""
-        return await self._publisher.send(EXECUTION_EVENTS, write_event(event), key=event.tenant.encode())
+        value, key = write_event(event), event.tenant.encode()
+        return await self._publisher.send(EXECUTION_EVENTS, value, key=key, headers=headers_of(came_from))
 
-    async def send_command(self, command: Command) -> Delivery:
-        """Send a command to the agents of its kind."""
-        return await self._publisher.send(command.topic, write_command(command), key=command.execution_id.encode())
+    async def send_command(self, command: Command, sent_by: SpanContext | None = None) -> Delivery:
+        """Send a command to the agents of its kind; sent_by: the span of that."""
+        value, key = write_command(command), command.execution_id.encode()
+        return await self._publisher.send(command.topic, value, key=key, headers=headers_of(sent_by))
 
     async def publish_change(self, change: Change) -> Recorded:
         """Append a change of the definitions."""
@@ -69,10 +81,11 @@ class Log:
         value = change.model_dump_json().encode()
         return Recorded.at(await self._publisher.publish(RUNBOOK_DEFINITIONS, value, key=key))
 
-    async def publish_anomaly(self, body: bytes, key: str | None) -> Recorded:
-        """Append an anomaly event."""
+    async def publish_anomaly(self, body: bytes, key: str | None, came_from: SpanContext | None = None) -> Recorded:
+        """Append an anomaly event; came_from: as of ``publish_event``."""
         named = None if key is None else key.encode()
-        return Recorded.at(await self._publisher.publish(ANOMALY_EVENTS, body, key=named))
+        headers = headers_of(came_from)
+        return Recorded.at(await self._publisher.publish(ANOMALY_EVENTS, body, key=named, headers=headers))
 
     async def publish_decision(self, decision: ApprovalDecision) -> Recorded:
         """Append an approval decision."""

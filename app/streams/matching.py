@@ -15,6 +15,7 @@ from app.core.errors import AnomalyRefused, RecordTooLarge
 from app.core.events import ExecutionRequested, Limits
 from app.core.execution import begin, keys_of
 from app.core.matching import Match, Miss, match, request_of
+from app.core.spans import SpanContext
 from app.ending import cancelled
 from app.streams.figures import Figures
 from app.streams.log import Log
@@ -22,6 +23,7 @@ from app.streams.pacing import Pace
 from app.streams.publisher import Delivery
 from app.streams.receipts import Receipts
 from app.streams.records import source_of
+from app.streams.tracing import MatchTracing
 
 MAX_HELD = 20_000
 """Anomalies of all tenants that may wait for their turn, unacknowledged; a kilobyte or two each."""
@@ -35,6 +37,7 @@ class AnomalyMatcher:
     """Matches each event against the catalog and requests what its runbooks ask for.
 
     A tenant's requests keep the order of its anomalies; those of a tenant that is too far ahead wait, others pass them.
+    tracing: None where no traces are exported.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class AnomalyMatcher:
         self._figures = figures
         self._counted = {result: figures.anomalies.labels(result) for result in RESULTS}
         self.pace = Pace()
+        self.tracing: MatchTracing | None = None
         self._held: dict[str, deque[Held]] = {}
         self._some_held = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_HELD)
@@ -124,14 +128,18 @@ class AnomalyMatcher:
         """Request what was found, and tell what every candidate said."""
         at = self._clock()
         requests = [self._request(anomaly, definition, at) for definition in _active(found)]
-        deliveries = [await self._send(request, event) for request in requests]
+        matching = self.tracing.begun(event.message) if self.tracing is not None and requests else None
+        context = None if matching is None else matching.context
+        deliveries = [await self._send(request, event, context) for request in requests]
+        if matching is not None:
+            matching.end(len(requests))
         return [*deliveries, await self._log.send_answers(self._answers(anomaly, found, requests, at))]
 
-    async def _send(self, request: ExecutionRequested, event: EventT[bytes]) -> Delivery:
+    async def _send(self, request: ExecutionRequested, event: EventT[bytes], came_from: SpanContext | None) -> Delivery:
         """Append the request; an event whose request is too large for the log is put aside."""
         try:
             self.pace.written(request.tenant, request.execution_id)
-            return await self._log.send_event(request)
+            return await self._log.send_event(request, came_from)
         except RecordTooLarge as error:
             self._figures.dead_letters.labels(event.message.topic).inc()
             logger.warning("request_too_large", extra={"offset": event.message.offset, "error": str(error)})

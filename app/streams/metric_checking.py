@@ -15,6 +15,7 @@ from app.streams.commanding import give_up, read_commands, until_taken
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.receipts import Receipts
+from app.streams.tracing import CommandTracing
 
 MAX_DETAIL = 1000
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ class MetricChecker:
     """Carries out metric commands.
 
     A command is acknowledged once its answer is on the broker. One that comes again is read again: the engine takes
-    the first answer, and a reading changes nothing.
+    the first answer, and a reading changes nothing. tracing: None where no traces are exported.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class MetricChecker:
         self._room = asyncio.Semaphore(concurrency)
         self._running: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.tracing: CommandTracing | None = None
 
     async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
         """Handle records until the stream ends."""
@@ -53,13 +55,17 @@ class MetricChecker:
         if self._stopping:
             self._room.release()
             return
+        if self.tracing is not None:
+            self.tracing.begin(command, event.message.headers)
         task = asyncio.create_task(self._check(command, event))
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda done: self._ended(command, done))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, command: MetricCommand, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         self._room.release()
+        if self.tracing is not None:
+            self.tracing.end(command.command_id)
 
     async def _check(self, command: MetricCommand, event: EventT[bytes]) -> None:
         at = self._clock()
@@ -76,6 +82,8 @@ class MetricChecker:
             detail=found.detail[:MAX_DETAIL],
         )
         await until_taken(answer, lambda: self._log.publish_event(answer))
+        if self.tracing is not None:
+            self.tracing.came_to(command.command_id, found.result)
         event.ack()
 
     async def _measured(self, command: MetricCommand, at: datetime) -> Measured:

@@ -78,12 +78,14 @@ class Publisher:
         if size > self.room(topic):
             raise RecordTooLarge(topic, size, self.room(topic))
 
-    async def publish(self, topic: str, value: bytes, *, key: bytes | None = None) -> RecordMetadata:
+    async def publish(
+        self, topic: str, value: bytes, *, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> RecordMetadata:
         """Send one record and wait until the broker has it.
 
         Raises TemporaryError, RecordTooLarge.
         """
-        delivery = await self.send(topic, value, key=key)
+        delivery = await self.send(topic, value, key=key, headers=headers)
         try:
             return await asyncio.shield(delivery)
         except KafkaError as error:

@@ -94,6 +94,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deliveries: defaultdict[TP, Deliveries] = defaultdict(Deliveries)
+        self._assigned: set[TP] = set()
         self._seeks = 0
         self._seeking = 0
         self._sought = asyncio.Event()
@@ -105,7 +106,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
     async def _deliver(self, message: Message) -> None:
-        if self.app.topics.acks_enabled_for(message.topic):
+        """Hand it out; what was fetched before its partition was lost, and comes after, is nothing to commit."""
+        if message.tp in self._assigned and self.app.topics.acks_enabled_for(message.topic):
             self._deliveries[message.tp].deliver(message.offset)
         await self._hand_out(message)
 
@@ -123,7 +125,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     def reached(self) -> dict[TP, int | None]:
         """By partition that this worker reads, the first record it has not done with; None for the very first one."""
-        return {tp: self._reached(tp) for tp in self._read_offset if self.app.topics.acks_enabled_for(tp.topic)}
+        return {
+            tp: self._reached(tp)
+            for tp in self._read_offset
+            if tp in self._assigned and self.app.topics.acks_enabled_for(tp.topic)
+        }
 
     def _reached(self, tp: TP) -> int | None:
         handed_out = self._deliveries[tp].committable() if tp in self._deliveries else None
@@ -138,9 +144,15 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget what was handed out of them: their new owner begins at the committed offset."""
         self.transport.membership.shared_out()
+        self._assigned -= revoked
         for tp in revoked:
             self._deliveries.pop(tp, None)
         await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Count what is handed out of them; nothing is fetched of them before."""
+        self._assigned = set(assigned)
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
         """Go back to the committed offsets; nothing is handed out until all partitions are there."""

@@ -12,7 +12,7 @@ from app.web.answers import PublishedAnomalies
 from app.web.auth import caller_of
 from app.web.parts import parts_of
 from app.web.problems import ApiProblem
-from app.web.reading import answer, read_object
+from app.web.reading import answer, came_from, read_object
 
 MAX_EVENTS = 500
 
@@ -76,8 +76,10 @@ async def publish_all(request: web.Request, anomalies: list[Anomaly]) -> None:
 
     Raises TemporaryError when the broker did not take one of them; others may be published.
     """
-    log = parts_of(request).log
-    await asyncio.gather(*(log.publish_anomaly(_written(anomaly), anomaly.service_id) for anomaly in anomalies))
+    log, context = parts_of(request).log, came_from(request)
+    await asyncio.gather(
+        *(log.publish_anomaly(_written(anomaly), anomaly.service_id, context) for anomaly in anomalies)
+    )
 
 
 def _written(anomaly: Anomaly) -> bytes:

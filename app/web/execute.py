@@ -17,11 +17,12 @@ from app.core.ids import execution_id_for_key
 from app.core.matching import why_not
 from app.core.model import JsonObject, canonical, depth_of
 from app.core.runbook import Trigger
+from app.core.spans import SpanContext
 from app.web.answers import Accepted, DryRun
 from app.web.auth import Caller, caller_of
 from app.web.parts import WebParts, parts_of
 from app.web.problems import ApiProblem
-from app.web.reading import Body, answer, read_body
+from app.web.reading import Body, answer, came_from, read_body
 
 MAX_CONTEXT_BYTES = 64 * 1024  # it travels in every command of the execution
 MAX_CONTEXT_DEPTH = 32
@@ -43,12 +44,12 @@ async def execute(request: web.Request) -> web.Response:
     parts, caller = parts_of(request), caller_of(request)
     body = await read_body(request, ExecuteBody)
     _check_context(body.context)
-    key = _idempotency_key(request)
+    key, asked_in = _idempotency_key(request), came_from(request)
     if key is None:
-        return await _answer(parts, await _begin(parts, caller, body, parts.new_id()))
+        return await _answer(parts, await _begin(parts, caller, body, parts.new_id(), asked_in))
     execution_id = execution_id_for_key(caller.tenant, key)
     found = await _current(parts, caller.tenant, execution_id, parts.clock())
-    execution = found or await _begin(parts, caller, body, execution_id)
+    execution = found or await _begin(parts, caller, body, execution_id, asked_in)
     if not _same(execution, body):
         raise ApiProblem(409, "this Idempotency-Key was used for another request")
     return await _answer(parts, execution)
@@ -97,11 +98,13 @@ def _same(execution: Execution, body: ExecuteBody) -> bool:
     )
 
 
-async def _begin(parts: WebParts, caller: Caller, body: ExecuteBody, execution_id: str) -> Execution:
+async def _begin(
+    parts: WebParts, caller: Caller, body: ExecuteBody, execution_id: str, asked_in: SpanContext | None
+) -> Execution:
     """Request an execution, and how it stands once the history shows it, or as it begins when that takes too long."""
     event = _requested(parts, caller, body, _definition(parts, caller, body), execution_id)
     _refuse_paused(parts, event)
-    recorded = await parts.log.publish_event(event)
+    recorded = await parts.log.publish_event(event, asked_in)
     await parts.projection.projected(recorded.partition, recorded.offset, parts.patience.seen_s)
     shown = await _current(parts, caller.tenant, execution_id, event.at)
     return shown or begin(event, recorded.offset)

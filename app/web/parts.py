@@ -18,6 +18,7 @@ from app.core.events import Event, Limits
 from app.core.execution import Execution
 from app.core.model import JsonObject
 from app.core.people import SlackUsers
+from app.core.spans import SpanContext
 from app.history.decisions import Answered, Unhandled
 from app.history.queries import HistoryFilter, Page, WaitingPage
 
@@ -39,13 +40,13 @@ class Recorded(Protocol):
 class LogPort(Protocol):
     """Writing to the topics: each returns once the broker has it, or raises TemporaryError."""
 
-    async def publish_event(self, event: Event) -> Recorded:
-        """Append to a tenant's log."""
+    async def publish_event(self, event: Event, came_from: SpanContext | None = None) -> Recorded:
+        """Append to a tenant's log; came_from: the span of whoever asked."""
 
     async def publish_change(self, change: Change) -> Recorded:
         """Append a change of the definitions."""
 
-    async def publish_anomaly(self, body: bytes, key: str | None) -> Recorded:
+    async def publish_anomaly(self, body: bytes, key: str | None, came_from: SpanContext | None = None) -> Recorded:
         """Append an anomaly event."""
 
     async def publish_decision(self, decision: ApprovalDecision) -> Recorded:
@@ -204,13 +205,14 @@ class Patience:
     """How long an answer waits for something to show, in seconds.
 
     seen_s: a record in the history. decided_s: a decision in the history. in_force_s: a definition on this worker.
-    dry_run_s: a plan.
+    dry_run_s: a plan. body_s: the whole body of a request.
     """
 
     seen_s: float = 2.0
     decided_s: float = 5.0
     in_force_s: float = 10.0
     dry_run_s: float = 30.0
+    body_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +242,7 @@ class WebParts:
     backtests: BacktestPort | None = None
     decisions: DecisionPorts | None = None
     warnings: Callable[[], list[str]] = list
+    traced: bool = False
 
 
 PARTS: web.AppKey[WebParts] = web.AppKey("parts", WebParts)

@@ -1,5 +1,6 @@
 """Reading requests: bodies, whatever content type they claim, and query parameters, closed."""
 
+import asyncio
 import difflib
 from collections.abc import Collection
 from datetime import datetime
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from app.core.errors import Problem, Refused
 from app.core.model import Instant, depth_of, problems_of
+from app.core.spans import TRACEPARENT, SpanContext, read_traceparent
+from app.web.parts import parts_of
 from app.web.problems import ApiProblem
 
 MAX_DEPTH = 40
@@ -27,12 +30,27 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+async def read_whole(request: web.Request) -> bytes:
+    """The body, which has to come within some time, however its bytes are spread over it.
+
+    Raises ApiProblem: 408 where it does not, 400 where the client is gone, which nobody gets to read.
+    """
+    limit_s = parts_of(request).patience.body_s
+    try:
+        async with asyncio.timeout(limit_s):
+            return await request.read()
+    except TimeoutError:
+        raise ApiProblem(408, f"the body did not come within {limit_s:g} s", headers={"Connection": "close"}) from None
+    except ConnectionResetError:
+        raise ApiProblem(400, "the client hung up within the body") from None
+
+
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object; the content type is not looked at (curl -d sends none of JSON's).
 
     Raises ApiProblem.
     """
-    raw = await request.read()
+    raw = await read_whole(request)
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -118,6 +136,11 @@ def instant(name: str, text: str) -> datetime:
         return _INSTANT.validate_strings(text)
     except ValidationError as error:
         raise Refused([Problem(name, "must be an RFC 3339 time with an offset, its + written as %2B")]) from error
+
+
+def came_from(request: web.Request) -> SpanContext | None:
+    """The span in which the request was made, where traces are exported and the client tells of one."""
+    return read_traceparent(request.headers.get(TRACEPARENT)) if parts_of(request).traced else None
 
 
 def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

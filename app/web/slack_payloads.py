@@ -14,6 +14,7 @@ from app.actions.approval_message import REASON_BLOCK, REASON_INPUT
 from app.core.approval_card import RequestReference
 from app.core.model import JsonObject, depth_of
 from app.web.problems import ApiProblem
+from app.web.reading import read_whole
 
 SIGNATURE = re.compile(r"v0=[0-9a-f]{64}")
 TIMESTAMP = re.compile(r"[0-9]{1,15}")
@@ -119,7 +120,7 @@ async def bolt_request(request: web.Request, signing_secret: str) -> AsyncBoltRe
 
     Raises ApiProblem: 401 for one that is not signed, before anything in it is read; 400 for what is no interaction.
     """
-    raw = await request.read()
+    raw = await read_whole(request)
     signature, timestamp = _only(request, "X-Slack-Signature"), _only(request, "X-Slack-Request-Timestamp")
     known = SIGNATURE.fullmatch(signature) and TIMESTAMP.fullmatch(timestamp)
     if not known or not _holds(raw, timestamp, signature, signing_secret):

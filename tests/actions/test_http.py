@@ -4,13 +4,19 @@ from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from building import T0, http, story
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app.actions.http import HttpAction
 from app.clients.http import HttpClient
 from app.clients.network import NetworkPolicy
+from app.clients.opentelemetry_export import exported
+from app.clients.traces import Attempt
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 from app.core.model import canonical
 from app.core.planning import OUTPUT_LIMIT
+from app.core.spans import sending
 from app.core.steps import HttpStep
 
 ACTION = HttpAction()
@@ -250,3 +256,52 @@ async def test_a_form_with_a_missing_secret_is_not_planned(scene):
 async def test_only_the_expected_statuses_are_a_success(scene, answering, status, outcome):
     url, _ = await answering(lambda _: web.Response(status=status))
     assert (await applied(step(url=url, expected_status=[200, 404]), scene)).outcome == outcome
+
+
+class TestTraces:
+    """A call as a span, and what its target is told of it."""
+
+    def traced(self, scene, memory, *, to_targets):
+        traces = exported("me", lambda: T0, to_targets=to_targets, processor=SimpleSpanProcessor(memory))
+        command = story(http()).command
+        attempt = Attempt.at(traces, command, sending(command), interrupted=False)
+        return replace(scene, attempt=attempt)
+
+    @pytest.fixture
+    def memory(self):
+        return InMemorySpanExporter()
+
+    @pytest.mark.parametrize("to_targets", [True, False])
+    async def test_targets_are_told_only_where_that_is_wanted(self, scene, answering, memory, to_targets):
+        url, seen = await answering(lambda _: web.Response(status=503))
+        await applied(step(url=f"{url}a?token=t"), self.traced(scene, memory, to_targets=to_targets))
+        (call,) = memory.get_finished_spans()
+        ((_, headers, _),) = seen
+        given = f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-01"
+        assert headers.get("traceparent") == (given if to_targets else None)
+        port = int(url.rstrip("/").rpartition(":")[2])
+        assert call.attributes == {
+            "http.request.method": "POST",
+            "server.address": "127.0.0.1",
+            "server.port": port,
+            "http.response.status_code": 503,
+        }
+        assert call.status.description == "503"
+
+    async def test_a_steps_own_header_stays(self, scene, answering, memory):
+        url, seen = await answering(lambda _: web.Response())
+        own = step(url=url, headers={"Traceparent": "mine"})
+        await applied(own, self.traced(scene, memory, to_targets=True))
+        assert [value for name, value in seen[0][1].items() if name.lower() == "traceparent"] == ["mine"]
+
+    async def test_a_call_without_an_answer_is_an_error(self, scene, memory):
+        with pytest.raises(PermanentError):
+            await ACTION.apply(step(url="http://169.254.169.254/"), None, self.traced(scene, memory, to_targets=False))
+        (call,) = memory.get_finished_spans()
+        assert (call.attributes["server.address"], call.status.description) == ("169.254.169.254", "no answer")
+
+    @pytest.mark.parametrize("url", ["http://[::1", "http://x:port/", "nothing", "http://$HOST/"])
+    async def test_an_odd_url_has_no_host_that_is_told(self, scene, memory, url):
+        with self.traced(scene, memory, to_targets=False).attempt.calling("GET", url):
+            pass
+        assert set(memory.get_finished_spans()[0].attributes) == {"http.request.method"}

@@ -7,18 +7,23 @@ from types import SimpleNamespace
 import pytest
 from building import LEASE, T0, Story, requested, scale, slack, story
 from executing_fakes import FakeTable
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 from waiting import until
 
+from app.clients.opentelemetry_export import exported
 from app.core.errors import RecordTooLarge
 from app.core.events import Limits, TimerFired, write_event
 from app.core.execution import Execution, Marker
 from app.core.pauses import Pause, PauseEnded, PausePut
 from app.core.pauses import Pauses as Fold
+from app.core.spans import sending
 from app.streams.advancing import Advancer
 from app.streams.figures import Figures, IndexFigures
 from app.streams.index import outline_of, row_of, state_of
 from app.streams.pausing import Pauses
+from app.streams.tracing import FoldTracing
 
 
 class FakeLog:
@@ -35,7 +40,8 @@ class FakeLog:
         self.events.append(event)
         return done()
 
-    async def send_command(self, command):
+    async def send_command(self, command, sent_by=None):
+        self.sent_by = sent_by
         if not self.takes_commands:
             raise RecordTooLarge(command.topic, 2000, 1000)
         self.commands.append(command)
@@ -76,7 +82,9 @@ class Bench:
     async def read(self, event, partition=0):
         self.offset += 1
         raw = event if isinstance(event, bytes) else write_event(event)
-        message = SimpleNamespace(topic="execution-events", partition=partition, offset=self.offset, key=b"default")
+        message = SimpleNamespace(
+            topic="execution-events", partition=partition, offset=self.offset, key=b"default", headers=()
+        )
         return await self.advancer._handle(SimpleNamespace(message=message, value=raw))
 
     def keep(self, execution_id, state, partition=0):
@@ -257,6 +265,36 @@ class TestMessagesOfApprovals:
         acknowledged.set_result(None)
         await reading
         assert "marker" in sent[0]["e"]
+
+
+class TestTraces:
+    @pytest.fixture
+    def told(self, bench):
+        memory = InMemorySpanExporter()
+        traces = exported("me", lambda: bench.now, to_targets=False, processor=SimpleSpanProcessor(memory))
+        bench.advancer.tracing = FoldTracing(traces)
+        return memory.get_finished_spans
+
+    async def test_a_command_carries_the_span_that_sends_it(self, bench, told):
+        await bench.read(requested(slack()))
+        await until(lambda: is_told(told, 2))
+        assert bench.log.sent_by == sending(bench.log.commands[0])
+        assert [span.name for span in told()] == ["request execution", "send step-commands.slack"]
+
+    async def test_what_changes_nothing_is_not_told(self, bench, told):
+        await bench.read(requested(slack()))
+        await until(lambda: is_told(told, 2))
+        await bench.read(requested(slack()))
+        assert len(told()) == 2
+
+    async def test_a_command_that_is_too_large_was_never_sent(self, bench, told):
+        bench.log.takes_commands = False
+        await bench.read(requested(slack()))
+        assert [span.name for span in told()] == ["request execution"]
+
+
+async def is_told(told, count):
+    return len(told()) >= count
 
 
 def test_rows_round_trip():

@@ -8,6 +8,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from building import T0, http, scale, slack, story
 from executing_fakes import EventLog, FakeTable, Record, a_member
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 from waiting import until
 
@@ -16,15 +18,19 @@ from app.actions.scene import Clients
 from app.clients.http import HttpClient
 from app.clients.kubernetes import KubernetesClient
 from app.clients.network import NetworkPolicy
+from app.clients.opentelemetry_export import exported
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
 from app.core.commands import MetricCommand, write_command
 from app.core.runbook import MetricCheck
+from app.core.spans import carried_out, sending
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
 from app.streams.ledger import LEDGER_KEPT, Entry, Ledger, Posted
+from app.streams.log import headers_of
 from app.streams.membership import Membership
+from app.streams.tracing import CommandTracing
 
 
 class Bench:
@@ -363,3 +369,39 @@ METRIC = MetricCommand(
     check=MetricCheck(metric_name="cpu", check_after_minutes=1, rollback_if_value_exceeds=90),
     service_id="s",
 )
+
+
+class TestTraces:
+    """What is told of a command, and of the call that it makes."""
+
+    @pytest.fixture
+    def told(self, bench):
+        memory = InMemorySpanExporter()
+        traces = exported("me", lambda: T0, to_targets=False, processor=SimpleSpanProcessor(memory))
+        bench.executor.tracing = CommandTracing(traces)
+        return memory.get_finished_spans
+
+    async def test_a_call_hangs_from_its_command(self, bench, told):
+        command = bench.command()
+        record = Record(write_command(command))
+        record.message.headers = headers_of(sending(command))
+        bench.answer.set()
+        await bench.executor._take(command, record)
+        await until(lambda: is_true(lambda: len(told()) == 2))
+        call, attempt = told()
+        assert (call.name, attempt.name) == ("POST", "http POST")
+        assert call.parent.span_id == attempt.context.span_id
+        assert (attempt.parent.trace_id, attempt.parent.span_id) == sending(command)[:2]
+        assert (attempt.attributes["runbooks.result"], call.attributes["server.address"]) == ("succeeded", "127.0.0.1")
+
+    async def test_what_its_first_worker_never_told_is_told_as_interrupted_by_the_next(self, bench, told):
+        command = bench.command()
+        other = bench.worker("other")
+        await other._ledger.claim(command.command_id, 0, bench.now - timedelta(seconds=1))
+        record = Record(write_command(command))
+        record.message.headers = []
+        await bench.executor._take(command, record)
+        await until(lambda: is_true(told))
+        (span,) = told()
+        assert span.attributes["runbooks.result"] == "interrupted"
+        assert span.context.span_id == carried_out(command, interrupted=True).span_id

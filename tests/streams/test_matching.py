@@ -27,7 +27,7 @@ class Requests:
     def __init__(self):
         self.sent = []
 
-    async def send_event(self, event):
+    async def send_event(self, event, came_from=None):
         self.sent.append(event)
         return _done()
 

@@ -6,15 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 from building import T0
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 from waiting import until
 
+from app.clients.opentelemetry_export import exported
 from app.core.commands import MetricCommand, write_command
 from app.core.errors import TemporaryError
 from app.core.measuring import Measured, failed
 from app.core.runbook import MetricCheck
+from app.core.spans import carried_out
 from app.streams.figures import Figures
 from app.streams.metric_checking import MetricChecker
+from app.streams.tracing import CommandTracing
 
 CHECK = MetricCheck(metric_name="m", check_after_minutes=1, rollback_if_value_exceeds=90)
 
@@ -150,3 +155,20 @@ async def test_stopped_it_leaves_the_command_to_another_worker(bench):
     await bench.checker.stop()
     late = await bench.take(command(2))
     assert (record.acked, late.acked, bench.log.events, bench.checker.in_flight()) == (False, False, [], 0)
+
+
+async def test_a_reading_is_told_of_by_its_result(bench):
+    memory = InMemorySpanExporter()
+    traces = exported("me", lambda: T0, to_targets=False, processor=SimpleSpanProcessor(memory))
+    bench.checker.tracing = CommandTracing(traces)
+    bench.reader.go_on.set()
+    record = Record(write_command(command()))
+    record.message.headers = None
+    await bench.checker.take(command(), record)
+
+    async def told():
+        return memory.get_finished_spans()
+
+    (span,) = await until(told)
+    assert (span.name, span.attributes["runbooks.result"]) == ("read metric", "value")
+    assert span.context.span_id == carried_out(command(), interrupted=False).span_id

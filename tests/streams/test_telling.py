@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from building import T0, plan, scale, story
 from executing_fakes import EventLog, FakeTable, Record, a_member
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 from slack_server import SlackServer
 from waiting import until
@@ -15,6 +17,7 @@ from app.actions.scene import Clients
 from app.clients.http import HttpClient
 from app.clients.kubernetes import KubernetesClient
 from app.clients.network import NetworkPolicy
+from app.clients.opentelemetry_export import exported
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
@@ -23,6 +26,7 @@ from app.core.people import SlackUsers
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
 from app.streams.ledger import Ledger
+from app.streams.tracing import CommandTracing
 
 LEASE_S = 0.2
 
@@ -308,3 +312,16 @@ async def test_a_lost_partition_ends_the_trying_and_its_record_stays(office, sla
     await office.take(post)
     await office.settled()
     assert (len(slack.posted("#ops")), office.notice.state) == (1, "posted")
+
+
+async def test_a_message_is_told_of_as_a_span(office):
+    memory = InMemorySpanExporter()
+    traces = exported("me", lambda: T0, to_targets=False, processor=SimpleSpanProcessor(memory))
+    office.worker("me").tracing = CommandTracing(traces)
+    await office.take_due()
+
+    async def told():
+        return memory.get_finished_spans()
+
+    (span,) = await until(told)
+    assert (span.name, span.attributes["runbooks.result"]) == ("slack approval message", "posted")

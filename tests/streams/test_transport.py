@@ -4,12 +4,15 @@ import asyncio
 import threading
 import uuid
 
+import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
+from faust.types import TP, Message
 from waiting import until
 
 from app.streams.app import Agents, StreamSettings, build_app, membership_of
+from app.streams.connection import KafkaConnection
 
 
 class Bench:
@@ -82,6 +85,56 @@ class Bench:
     async def where(self, partition=0):
         found = await self.admin.list_consumer_group_offsets(self.group)
         return found[TopicPartition(self.topic, partition)].offset
+
+
+class TestLateRecords:
+    """What was fetched of a partition before it was lost, and is handed out after."""
+
+    LOST, KEPT = TP("t", 0), TP("t", 1)
+
+    @pytest.fixture
+    async def consumer(self, tmp_path):
+        app = build_app(KafkaConnection("127.0.0.1:9"), StreamSettings("g", tmp_path))
+        app.topics.acks_enabled_for = lambda topic: True
+        handed_out = []
+
+        async def take(message):
+            handed_out.append(message)
+
+        async def ignore(*_):
+            pass
+
+        consumer = app.transport.create_consumer(take, on_partitions_revoked=ignore, on_partitions_assigned=ignore)
+        await consumer.on_partitions_assigned({self.LOST, self.KEPT}, 1)
+        yield consumer
+        consumer._thread.thread_loop.close()  # Faust has made one for its thread, which was never started
+
+    async def deliver(self, consumer, tp, offset):
+        """As Faust does: its own note of how far it has read comes after."""
+        message = Message(*tp, offset, 0.0, 0, None, None, b"x", None)
+        await consumer._deliver(message)
+        consumer._read_offset[tp] = offset
+        return message
+
+    def counted(self, consumer):
+        return set(consumer._filter_tps_with_pending_acks())
+
+    async def test_they_are_nothing_to_commit(self, consumer):
+        await self.deliver(consumer, self.LOST, 4)
+        await self.deliver(consumer, self.KEPT, 4)
+        await consumer.on_partitions_revoked({self.LOST})
+        late = await self.deliver(consumer, self.LOST, 5)
+        assert self.counted(consumer) == {self.KEPT}
+        assert consumer.reached() == {self.KEPT: 4}
+        consumer.ack(late)
+        assert self.counted(consumer) == {self.KEPT}
+
+    async def test_a_partition_that_comes_back_is_counted_again(self, consumer):
+        await consumer.on_partitions_revoked({self.LOST, self.KEPT})
+        await consumer.on_partitions_assigned({self.LOST}, 2)
+        await self.deliver(consumer, self.LOST, 5)
+        assert (self.counted(consumer), consumer.reached()) == ({self.LOST}, {self.LOST: 5})
+        assert consumer._new_offset(self.LOST) == 5
 
 
 async def test_a_record_in_work_is_never_passed_and_comes_again(broker, connection, tmp_path):

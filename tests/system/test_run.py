@@ -114,6 +114,7 @@ async def test_one_command_shows_the_demo_and_the_products_calls_work_with_curl(
     assert set(variables) == {
         "API_URL",
         "KAFKA_BOOTSTRAP_SERVERS",
+        "RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS",
         "OPERATOR_JWT",
         "VIEWER_JWT",
         "APPROVER_JWT",
@@ -130,6 +131,11 @@ async def test_one_command_shows_the_demo_and_the_products_calls_work_with_curl(
     assert execute["trigger"] == {"matched": True, "reason": None}
     assert [item["status"] for item in history["items"]] == ["succeeded", "succeeded"]
     assert {item["service_id"] for item in history["items"]} == {"payment-api"}
+
+    (verify,) = re.findall(r"^    (set -a; .* runbooks audit verify)", README, re.MULTILINE)
+    verify = verify.replace(".run/", f"{running.folder}/").replace("runbooks audit", ".venv/bin/runbooks audit")
+    data = {"RUNBOOKS_DATA_DIR": str(running.folder)}
+    await shell(verify, os.environ | data)  # it ends with 0 where nothing differs
 
     java = running.java()
     assert java
@@ -151,7 +157,7 @@ async def test_killed_it_leaves_no_kafka_behind_and_starts_again_on_its_data(run
     java = running.java()
     await running.stop(signal.SIGKILL)
     await gone(java)
-    again = Run(running.folder, running.port, DEMO="0")
+    again = Run(running.folder, running.port, DEMO="0", **running.variables())  # from a shell that has read it
     await again.start()
     try:
         await again.until_printed("Ctrl-C stops it")

@@ -9,15 +9,20 @@ import json
 import time
 import tracemalloc
 import zlib
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import quote_plus
 
 import orjson
 import pytest
 from building import T0, slack, story
+from waiting import until
 
 from app.actions.approval_message import APPROVE, REASON_BLOCK, REASON_INPUT, REASON_VIEW
 from app.core.people import SlackUsers
-from app.web.parts import SlackRules
+from app.main import serve
+from app.settings import ApiSettings
+from app.web.app import build_web
+from app.web.parts import Patience, SlackRules
 from app.web.routes import ROUTES
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -248,3 +253,84 @@ class TestSlack:
     )
     async def test_what_is_not_signed_is_not_read(self, api, headers):
         assert (await api.plain("POST", "/slack/interactions", headers, b"payload={}")).status == 401
+
+
+HEAD = "POST {} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: 500\r\n\r\n"
+BODIES_OF = ["/api/v1/anomalies", "/api/v1/runbooks/execute", "/slack/interactions"]
+
+
+class Served:
+    """The API as a worker serves it: a handler goes on when its client hangs up, other than in aiohttp's own tests."""
+
+    def __init__(self, port, registry, token):
+        self.port, self.registry, self.token = port, registry, token
+
+    @asynccontextmanager
+    async def client(self, path, body):
+        """One that says it will send 500 bytes, and has sent these."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(HEAD.format(path, self.token(roles=["admin"])).encode() + body)
+        await writer.drain()
+        yield reader, writer
+        writer.close()
+
+    async def answered(self, status):
+        """Until a request is counted with this status."""
+
+        async def counted():
+            found = [
+                sample.labels["status"] for one in self.registry.collect() for sample in one.samples if one.name == NAME
+            ]
+            return str(status) in found
+
+        await until(counted)
+
+
+NAME = "runbooks_http_requests"
+
+
+@pytest.fixture
+async def served(world, token):
+    """With Slack's door open, and little patience."""
+    rules = SlackRules(SlackUsers(), "xoxb-1", "http://127.0.0.1:9/api/", signing_secret="s" * 32)
+    parts = world.parts(slack=rules, patience=Patience(seen_s=0.1, dry_run_s=0.5, body_s=0.3))
+    async with AsyncExitStack() as stack:
+        yield Served(await serve(stack, build_web(parts), ApiSettings(port=0)), parts.registry, token)
+
+
+@pytest.mark.parametrize("path", BODIES_OF)
+async def test_a_body_that_does_not_end_is_waited_for_no_longer_than_that(served, path):
+    async with served.client(path, b'{"a":') as (reader, _):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_after_that_the_connection_is_closed(served):
+    async with served.client("/api/v1/anomalies", b'{"a":') as (reader, _):
+        said = await asyncio.wait_for(reader.read(), 60)
+    assert b'"status":408' in said
+
+
+async def test_who_sends_a_byte_now_and_then_gains_no_time(served):
+    async with served.client("/api/v1/anomalies", b"{") as (reader, writer):
+        answer = asyncio.ensure_future(reader.readline())
+        while not answer.done():
+            writer.write(b" ")
+            await asyncio.sleep(0.01)
+        assert (await answer).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("path", BODIES_OF)
+async def test_a_client_that_hangs_up_within_its_body_is_no_failure_of_ours(served, path, caplog):
+    async with served.client(path, b'{"a":'):
+        pass
+    await served.answered(400)
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
+
+
+async def test_a_client_that_hangs_up_before_its_answer_is_no_failure_of_ours(served, world, caplog):
+    world.log.plans = False  # the dry run's plan does not come, and is waited for
+    body = b'{"runbook_name":"scale-out-payment-api","dry_run":true}'.ljust(500)
+    async with served.client("/api/v1/runbooks/execute", body):
+        await world.log.written.wait()
+    await served.answered(202)
+    assert [record for record in caplog.records if record.levelname in {"ERROR", "WARNING"}] == []
