@@ -80,7 +80,7 @@ async def worker(
         )
     headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
-        await ready(session)
+        await _ready_unless_ended(session, process, folder / "worker.log")
         memory = psutil.Process(process.pid).memory_info().rss / 1e6
         print(f"{'worker ready after':48} {time.monotonic() - begun:.2f} s, {memory:.0f} MB resident", flush=True)
         try:
@@ -98,6 +98,14 @@ def cpu_s() -> float:
     """What our child processes but Java's have used of the processor so far, in seconds: the worker."""
     mine = [one for one in psutil.Process().children() if one.name() != "java"]
     return sum(one.cpu_times().user + one.cpu_times().system for one in mine)
+
+
+async def _ready_unless_ended(session: aiohttp.ClientSession, process: asyncio.subprocess.Process, log: Path) -> None:
+    getting_ready, ending = asyncio.create_task(ready(session)), asyncio.create_task(process.wait())
+    await asyncio.wait((getting_ready, ending), return_when=asyncio.FIRST_COMPLETED)
+    getting_ready.cancel()
+    ending.cancel()
+    assert process.returncode is None, f"the worker ended: {await asyncio.to_thread(log.read_text)}"[-4000:]
 
 
 async def ready(session: aiohttp.ClientSession) -> None:
