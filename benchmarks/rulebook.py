@@ -159,12 +159,12 @@ async def paced(commands: Commands, send: Callable[[int], Awaitable[None]], coun
 
 
 async def burst(commands: Commands, send: Callable[[int], Awaitable[None]], first: int, count: int) -> float:
-    """Send many at once: commands begun a second, between the first of them and the last."""
+    """Send many at once: commands a second, until the last of them began."""
+    sent = time.time()
     for number in range(first, first + count):
         await send(number)
     await commands.until(first + count)
-    times = sorted(at for number, at in commands.began().items() if number >= first)
-    return (count - 1) / (times[-1] - times[0])
+    return count / (max(commands.began().values()) - sent)
 
 
 @contextlib.contextmanager
