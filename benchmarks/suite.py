@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -48,8 +49,8 @@ PACKAGES = (
     "uvloop",
 )
 HERE = Path(__file__).parent
-LONGEST_S, LONGEST_SHORT_S = 3600, 120
-"""A part that runs longer hangs, and is ended."""
+LONGEST_S, LONGEST_SHORT_S = 3600, 300
+"""A part that runs longer hangs, and is ended. A short one takes 5 to 15 s, and far longer beside other work."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,32 @@ def _git(*arguments: str) -> str:
         return "unknown"
 
 
-def run_part(part: str, options: Sequence[str], longest_s: float, folder: Path = HERE) -> Ran:
-    """Run one part to its end; folder: where PART.py is."""
+def run_part(part: str, options: Sequence[str], longest_s: float, folder: Path = HERE, said: Path | None = None) -> Ran:
+    """Run one part to its end; folder: where PART.py is; said: a file for what it says, None to let it be seen."""
     script = folder / f"{part}.py"
     if not script.exists():
         return Ran(part, 0, [], "missing: there is no such file")
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
+    # its own checkout, whatever the environment has installed
+    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         found = Path(name) / "figures.json"
-        command = [sys.executable, str(script), *options, "--figures", str(found)]
-        # its own checkout, whatever the environment has installed
-        path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-        with _group(
-            subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
-        ) as process:
-            try:
-                status = process.wait(timeout=longest_s)
-            except subprocess.TimeoutExpired:
-                return Ran(part, time.monotonic() - begun, [], f"not ended after {longest_s:g} s")
+        output = None if said is None else stack.enter_context(said.open("w"))
+        error = None if said is None else subprocess.STDOUT
+        process = subprocess.Popen(
+            [sys.executable, str(script), *options, "--figures", str(found)],
+            env=environment,
+            cwd=HERE.parent,
+            stdout=output,
+            stderr=error,
+            start_new_session=True,
+        )
+        stack.enter_context(_group(process))
+        try:
+            status = process.wait(timeout=longest_s)
+        except subprocess.TimeoutExpired:
+            return Ran(part, time.monotonic() - begun, [], f"not ended after {longest_s:g} s")
         seconds = time.monotonic() - begun
         if status:
             return Ran(part, seconds, [], f"exit status {status}")
@@ -144,6 +153,34 @@ Figures do not travel from one machine to another; ratios of sides that took tur
     return text
 
 
+def one_by_one(parts: Sequence[str], options: Sequence[str]) -> list[Ran]:
+    """Run the parts undisturbed, for their figures."""
+    ran: list[Ran] = []
+    begun = time.monotonic()
+    for number, part in enumerate(parts, 1):
+        print(f"== {part}, part {number} of {len(parts)} ({time.monotonic() - begun:.0f} s)", flush=True)
+        ran.append(run_part(part, options, LONGEST_S))
+        if ran[-1].failure:
+            print(f"== {part}: {ran[-1].failure}", flush=True)
+    return ran
+
+
+def all_at_once(parts: Sequence[str], options: Sequence[str]) -> list[Ran]:
+    """Run a few parts at a time, for nothing but whether they run; each tells what it said when it has ended."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0)))) as pool:
+        outputs = {part: Path(name) / part for part in parts}
+        running = {
+            pool.submit(run_part, part, options, LONGEST_SHORT_S, said=said): part for part, said in outputs.items()
+        }
+        for number, done in enumerate(as_completed(running), 1):
+            ran, said = done.result(), outputs[running[done]]
+            print(f"== {ran.part}, {number} of {len(parts)} done ({time.monotonic() - begun:.0f} s)")
+            print(said.read_text() if said.exists() else "", end="")
+            print(f"== {ran.part}: {ran.failure or 'ran'} in {ran.seconds:.0f} s", flush=True)
+        return [done.result() for done in running]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, help="rounds of each side; each part has its own number when not given")
@@ -153,12 +190,7 @@ def main() -> int:
     parts = tuple(part for part in PARTS if part in (given.only or PARTS))
     options = [*(["--short"] if given.short else []), *(["--rounds", str(given.rounds)] if given.rounds else [])]
     about, begun = machine(), time.monotonic()
-    ran: list[Ran] = []
-    for number, part in enumerate(parts, 1):
-        print(f"== {part}, part {number} of {len(parts)} ({time.monotonic() - begun:.0f} s)", flush=True)
-        ran.append(run_part(part, options, LONGEST_SHORT_S if given.short else LONGEST_S))
-        if ran[-1].failure:
-            print(f"== {part}: {ran[-1].failure}", flush=True)
+    ran = all_at_once(parts, options) if given.short else one_by_one(parts, options)
     name = "short" if given.short else "only" if given.only else "bench"
     print("\n" + written(ran, about, HERE / "results" / name), flush=True)
     failed = [one.part for one in ran if one.failure]
