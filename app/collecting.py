@@ -1,4 +1,4 @@
-"""The garbage collector where a log is folded, in workers and in commands: values that are folded hold no cycles."""
+"""The garbage collector in a command that reads a long log: values that are folded hold no cycles."""
 
 import gc
 
