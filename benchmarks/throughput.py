@@ -177,6 +177,7 @@ async def with_a_second(
         await load.executions("one worker", "idle", 1500)
         async with worker(servers, folder, **settings):
             await settled(session)
+            await load.executions("two workers", "idle", 200, counted=False)  # what was shared out is read back first
             await load.executions("two workers", "idle", 1500)
         await settled(session)
 

@@ -111,14 +111,11 @@ class Publisher:
 
 @contextlib.asynccontextmanager
 async def background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have this done meanwhile; what fails in it is raised at the end."""
-    running = asyncio.create_task(work)
-    try:
+    """Have this done meanwhile; what fails in it ends what waits for it."""
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(work)
         yield
-    finally:
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
 
 
 async def drain(
