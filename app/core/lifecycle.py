@@ -41,6 +41,7 @@ from app.core.events import (
 )
 from app.core.execution import Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
+from app.core.model import replaced
 from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
@@ -92,7 +93,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
     status = TRANSITIONS[execution.status].get(signal)
     if status is None:
         return Evolved(execution, f"{signal} does not apply to an execution that is {execution.status}")
-    return Evolved(changed.model_copy(update={**more, "status": status, "last_offset": offset}))
+    return Evolved(replaced(changed, {**more, "status": status, "last_offset": offset}))
 
 
 def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:

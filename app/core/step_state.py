@@ -7,7 +7,7 @@ from pydantic import JsonValue, model_validator
 
 from app.core.approval import Approval, Notice
 from app.core.guards import Effect, Guard
-from app.core.model import Frozen, Instant
+from app.core.model import Frozen, Instant, replaced
 from app.core.planning import Inverse, Prepared
 
 StepStatus = Literal[
@@ -81,7 +81,7 @@ class StepState(Frozen):
         if changes.get("finished_at") is not None and self.is_over_when(changes.get("status", self.status)):
             changes["plan"] = _in_short(changes.get("plan", self.plan))
             changes["begun_before"] = _in_short(changes.get("begun_before", self.begun_before))
-        return self.model_copy(update=changes)
+        return replaced(self, changes)
 
     def is_over_when(self, status: StepStatus) -> bool:  # noqa: ARG002 - it is where it is taken back
         """Whether nothing will be carried out by its plan any more once it has ended like this."""
