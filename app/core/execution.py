@@ -22,7 +22,7 @@ from app.core.step_state import (
     StepState,
     Verification,
 )
-from app.core.targets import targets_of
+from app.core.targets import named_targets, targets_of
 
 
 class Status(StrEnum):
@@ -329,18 +329,24 @@ UNTOUCHED = StepState()
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
     """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
+    refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
     execution = Execution(
         request=event,
         run=offset,
         status=Status.running if event.dry_run else Status.queued,
+        targets=() if event.dry_run or refusal is not None else _targets_of(event),
         steps=(UNTOUCHED,) * len(event.runbook.steps),
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )
-    refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
-    if refusal is not None:
-        return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)
-    return execution.now(targets=() if event.dry_run else targets_of(event.runbook, _known_at_request(event)))
+    if refusal is None:
+        return execution
+    return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)
+
+
+def _targets_of(event: ExecutionRequested) -> tuple[str, ...]:
+    named = named_targets(event.runbook)
+    return targets_of(named, _known_at_request(event)) if named else ()
 
 
 def keys_of(execution: Execution) -> tuple[str, ...]:
