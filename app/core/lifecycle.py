@@ -39,7 +39,7 @@ from app.core.events import (
     StepStarted,
     TimerFired,
 )
-from app.core.execution import Execution, Marker, Place, Status, begin, variables_of
+from app.core.execution import TERMINAL, Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
 from app.core.model import replaced
 from app.core.step_state import StartVerdict, StepState
@@ -82,7 +82,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return _rollback_requested(execution, event, offset)
     if execution is None:
         return Evolved(None, "no such execution")
-    if isinstance(execution, Marker) or execution.terminal:
+    if execution.status in TERMINAL or isinstance(execution, Marker):
         return Evolved(execution, f"the execution has ended: {execution.status}")
     if isinstance(event, OF_ONE_RUN) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")

@@ -58,11 +58,13 @@ Value = TypeVar("Value", bound=Frozen)
 
 
 def replaced(value: Value, changes: Mapping[str, Any]) -> Value:
-    """The value with these fields changed, unchecked; for models that have no other fields than their own."""
-    given = value.__pydantic_fields_set__
+    """The value with these fields changed, unchecked; for models that have no other fields than their own.
+
+    Which fields were given is not kept up: nobody asks, and noting it would take as long as the copy.
+    """
     made = _new(type(value))
     _set_values(made, {**value.__dict__, **changes})
-    _set_given(made, given if changes.keys() <= given else given | changes.keys())
+    _set_given(made, value.__pydantic_fields_set__)
     _set_extra(made, None)
     _set_private(made, None)
     return made
