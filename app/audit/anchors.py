@@ -98,7 +98,7 @@ class AnchorCheck:
         record = records[place]
         offset = record.offset
         digest = record_digest(self._partition, offset, record.key, record.value)
-        if not digest.startswith(anchor.short(offset)):
+        if digest[:SHORT] != anchor.short(offset):
             self.tell(offset, self._what_happened(anchor, record, records[place + 1 :]))
         elif self._head is not None:
             self._head = linked(self._head, digest)

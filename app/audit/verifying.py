@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.anchors import AnchorCheck, checks_of
 from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
-from app.audit.comparing import HistoryComparison
+from app.audit.comparing import PAGE, HistoryComparison
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
 from app.audit.live_table import LiveTable, acknowledged, read_live_tables
@@ -203,7 +203,7 @@ class Verification:
                 raise RunbooksError(f"the broker gives no more records of {self._sources.topic}")
             self._progress(Progress(self._result.records, total, now - began))
             if self._checkpoint is not None and now - saved > CHECKPOINT_S:
-                self.save()
+                await self.save()
                 saved = now
 
     def _hold_back(self, consumer: Consumer) -> None:
@@ -222,18 +222,22 @@ class Verification:
             part.last = record
             feed(record)
             self._result.records += 1
-        await self._compare(part)
+        if max(len(part.fold.requested), len(part.fold.closed)) >= PAGE:
+            await self._compare(part)
 
     async def _compare(self, part: _Part) -> None:
+        """Compare with the history what the fold has given since."""
         requested, part.fold.requested = part.fold.requested, []
         closed, part.fold.closed = part.fold.closed, []
         if part.history is not None:
             await part.history.requested(requested)
             await part.history.closed(closed)
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    async def save(self) -> None:
+        """Write the checkpoint, with all that was folded compared: it holds only what is known."""
         assert self._checkpoint is not None
+        for part in self._parts.values():
+            await self._compare(part)
         points = [
             PartitionPoint(
                 position=part.fold.position,
@@ -249,6 +253,7 @@ class Verification:
         for part in self._parts.values():
             for anchors in part.anchors:
                 anchors.finish(part.log_end)
+            await self._compare(part)
             if part.history is not None:
                 await part.history.closed(list(part.fold.remaining()))
                 await part.history.finish()
