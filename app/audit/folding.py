@@ -113,7 +113,6 @@ class PartitionFold:
         written_s = record.timestamp / 1000
         if written_s > position.moment_s + MOMENT_STEP_S:
             position.moment_s = max(position.moment_s, min(event.at.timestamp(), written_s))
-        if self._expiries:
             self._expire()
 
     def _check(self, record: LogRecord, event: Event) -> None:
@@ -134,7 +133,8 @@ class PartitionFold:
             known.state = changed
         if known is None:
             return
-        if known.request is not None and _is_of(event, known.state.run):
+        of_another = isinstance(event, CommandEvent) and event.run != known.state.run
+        if known.request is not None and not of_another:
             for rule, detail in known.facts.take(known.request, event, accepted=changed is not None):
                 self._tell(offset, rule, detail, event)
         if changed is not None and changed.status in TERMINAL:
@@ -198,11 +198,6 @@ class PartitionFold:
     def _tell(self, offset: int, rule: Rule, detail: str, event: Event | None = None) -> None:
         named = "" if event is None else event.execution_id
         self._report(Difference(self.position.partition, offset, rule, named, detail))
-
-
-def _is_of(event: Event, run: int) -> bool:
-    """Whether an event that names a run names this one."""
-    return event.run == run if isinstance(event, CommandEvent) else True
 
 
 def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:

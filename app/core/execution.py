@@ -42,6 +42,8 @@ class Status(StrEnum):
     rollback_failed = "rollback_failed"
     skipped = "skipped"
 
+    __hash__ = str.__hash__  # the same number as Enum's, which is worked out in Python at each look into a table
+
 
 TERMINAL = frozenset(
     {
