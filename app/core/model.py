@@ -215,16 +215,14 @@ def _record_problems(error: ValidationError) -> list[Problem]:
 
 def depth_of(value: object, limit: int) -> int:
     """How deep objects and arrays are nested; stops counting at limit + 1."""
-    deepest, level = 0, [value] if _holds_more(value) else []
+    deepest, level = 0, _that_hold_more([value])
     while level and deepest <= limit:
         deepest += 1
-        level = [inner for outer in level for inner in _inside_of(outer) if _holds_more(inner)]
+        level = [
+            one for outer in level for one in _that_hold_more(outer if isinstance(outer, list) else outer.values())
+        ]
     return deepest
 
 
-def _holds_more(value: object) -> bool:
-    return type(value) not in PLAIN and isinstance(value, Mapping | list)
-
-
-def _inside_of(value: Any) -> Iterable[object]:
-    return value if isinstance(value, list) else value.values()
+def _that_hold_more(values: Iterable[object]) -> list[Any]:
+    return [value for value in values if type(value) not in PLAIN and isinstance(value, Mapping | list)]
