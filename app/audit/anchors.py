@@ -68,15 +68,22 @@ class AnchorCheck:
             offset = record.offset
             if self._over or offset >= until:
                 return
-            if self._expected is not None and offset > self._expected:
-                await self._passed_over(self._expected, offset)
-            if self._anchor is None or offset >= self._anchor.next_offset:
-                await self._next(offset)
-            if self._anchor is not None and offset >= self._anchor.first_offset:
-                if self._head is None and offset == self._anchor.first_offset:
-                    self._head = await self._source.head_before(self._partition, offset)
-                self._check(self._anchor, records, place)
+            anchor = self._anchor
+            if anchor is None or self._head is None or offset >= anchor.next_offset or offset != self._expected:
+                anchor = await self._reach(offset)
+            if anchor is not None and offset >= anchor.first_offset:
+                self._check(anchor, records, place)
             self._expected = offset + 1
+
+    async def _reach(self, offset: int) -> Anchor | None:
+        """The anchor that an offset falls into, else the next one, after a look at what was passed over on the way."""
+        if self._expected is not None and offset > self._expected:
+            await self._passed_over(self._expected, offset)
+        if self._anchor is None or offset >= self._anchor.next_offset:
+            await self._next(offset)
+        if self._head is None and self._anchor is not None and offset == self._anchor.first_offset:
+            self._head = await self._source.head_before(self._partition, offset)
+        return self._anchor
 
     async def _passed_over(self, start: int, end: int) -> None:
         """The log has no records from start to end: nor may the anchors."""
@@ -98,7 +105,7 @@ class AnchorCheck:
         record = records[place]
         offset = record.offset
         digest = record_digest(self._partition, offset, record.key, record.value)
-        if not digest.startswith(anchor.short(offset)):
+        if digest[:SHORT] != anchor.short(offset):
             self.tell(offset, self._what_happened(anchor, record, records[place + 1 :]))
         elif self._head is not None:
             self._head = linked(self._head, digest)

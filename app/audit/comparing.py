@@ -17,6 +17,7 @@ from app.history.folding import row_of
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 PAGE = 500
+COLUMNS = EXECUTIONS.c.keys()
 START = (-1, "")
 
 
@@ -31,19 +32,19 @@ class HistoryComparison:
         self._end = end
         self._report = report
         self._page: list[tuple[int, str]] = []
+        self._projected = 0
         self.place: tuple[int, str] = START
         self.left_out = 0
 
     async def requested(self, runs: Sequence[Requested]) -> None:
         """Take the runs that began next in the log: every row before the last of them must be one of them."""
-        projected = await self._next_offset() if runs else 0
         for run, execution_id in runs:
             name = searchable(execution_id)
             while (row := await self._next_row()) is not None and row < (run, name):
                 self._take_extra()
             if row == (run, name):
                 self._take()
-            elif run < projected:
+            elif run < self._projected:
                 self._tell(run, execution_id, "the history has no row of this run")
             else:
                 self.left_out += 1
@@ -51,18 +52,22 @@ class HistoryComparison:
     async def closed(self, runs: Sequence[Closed]) -> None:
         """Compare the rows of these runs with what the log says of them."""
         for start in range(0, len(runs), PAGE):
-            part = runs[start : start + PAGE]
-            projected = await self._next_offset()
-            rows = await self._rows([one.run for one in part])
-            for one in part:
-                row = rows.get((one.run, searchable(one.execution_id)))
-                if row is not None and row_hash(row) != one.row_hash:
+            doubtful = [one for one, _ in await self._different(runs[start : start + PAGE])]
+            if doubtful:
+                projected = await self._next_offset()  # asked before the rows: those that were there then are there now
+                for one, row in await self._different(doubtful):
                     self._compare(one, row, projected)
 
     async def finish(self) -> None:
         """Every row that is left must be of a run that began at the end or after it."""
         while (row := await self._next_row()) is not None and row[0] < self._end:
             self._take_extra()
+
+    async def _different(self, runs: Sequence[Closed]) -> list[tuple[Closed, dict[str, Any]]]:
+        """Those of these runs whose row is another one, with it."""
+        rows = await self._rows([one.run for one in runs])
+        named = ((one, rows.get((one.run, searchable(one.execution_id)))) for one in runs)
+        return [(one, row) for one, row in named if row is not None and row_hash(row) != one.row_hash]
 
     def _compare(self, expected: Closed, row: dict[str, Any], projected: int) -> None:
         if row["last_offset"] >= self._end or expected.last_offset >= projected:
@@ -75,6 +80,7 @@ class HistoryComparison:
     async def _next_row(self) -> tuple[int, str] | None:
         """The next row that was not taken, None at the end."""
         if not self._page:
+            self._projected = await self._next_offset()  # before the rows: one that is missing then was never written
             run, name = EXECUTIONS.c.run, EXECUTIONS.c.execution_id
             after = sa.or_(run > self.place[0], sa.and_(run == self.place[0], name > self.place[1]))
             query = sa.select(run, name).where(EXECUTIONS.c.partition == self._partition, after)
@@ -94,8 +100,9 @@ class HistoryComparison:
     async def _rows(self, runs: list[int]) -> dict[tuple[int, str], dict[str, Any]]:
         query = sa.select(EXECUTIONS).where(EXECUTIONS.c.partition == self._partition, EXECUTIONS.c.run.in_(runs))
         async with self._engine.connect() as connection:
-            found = (await connection.execute(query)).mappings().all()
-        return {(row["run"], row["execution_id"]): dict(row) for row in found}
+            found = (await connection.execute(query)).all()
+        rows = (dict(zip(COLUMNS, row, strict=True)) for row in found)
+        return {(row["run"], row["execution_id"]): row for row in rows}
 
     async def _next_offset(self) -> int:
         query = sa.select(OFFSETS.c.next_offset).where(

@@ -1,7 +1,7 @@
 """Records into events, and whether what they carry is what their digests say."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -12,27 +12,21 @@ from app.core.planning import Prepared
 PLAN_FIELDS = frozenset(Prepared.model_fields)
 
 
-class Decoded(NamedTuple):
-    """One event, and whether the digest that it carries is that of what it carries."""
-
-    event: Event
-    digest_holds: bool
+Decoded = tuple[Event, bool]
+"""One event, and whether the digest that it carries is that of what it carries."""
 
 
-class Decoder:
-    """Reads records, and checks the digests in them."""
-
-    def read(self, raw: bytes | None) -> Decoded:
-        """Read one record. Raises RecordRefused."""
-        document = read_document(raw)
-        event: Event = validated(document, EVENTS)
-        match event:
-            case StepStarted() | StepPrepared():
-                return Decoded(event, _plan_holds(event.plan, document["plan"]))
-            case ExecutionRequested():
-                return Decoded(event, event.runbook_digest == event.runbook.digest())
-            case _:
-                return Decoded(event, digest_holds=True)
+def decoded(raw: bytes | None) -> Decoded:
+    """Read one record, and check the digest in it. Raises RecordRefused."""
+    document = read_document(raw)
+    event: Event = validated(document, EVENTS)
+    match event:
+        case StepStarted() | StepPrepared():
+            return event, _plan_holds(event.plan, document["plan"])
+        case ExecutionRequested():
+            return event, event.runbook_digest == event.runbook.digest()
+        case _:
+            return event, True
 
 
 def _plan_holds(plan: Prepared, written: dict[str, Any]) -> bool:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import JsonValue
 
-from app.audit.decoding import Decoder
 from app.audit.findings import safe
 from app.audit.reading import ESCAPE, Tell, open_log
 from app.audit.telling import Said, said_of
 from app.core.chain import record_digest
 from app.core.errors import RecordRefused
+from app.core.events import read_event
 from app.core.execution import Execution
 from app.core.lifecycle import evolve
 from app.core.model import JsonObject
@@ -78,20 +78,20 @@ async def export(
 
     Raises RunbooksError or KafkaError.
     """
-    found, decoder = Exported([], {}), Decoder()
+    found = Exported([], {})
     named = [name.encode() for name in execution_ids]
     async with open_log(connection, topic, progress, tenant) as log:
         async for partition, records in log.batches():
             for record in records:
                 value = record.value or b""
                 if ESCAPE in value or any(name in value for name in named):
-                    _take(found, decoder, partition, record, (tenant, execution_ids))
+                    _take(found, partition, record, (tenant, execution_ids))
     return found
 
 
-def _take(found: Exported, decoder: Decoder, partition: int, record: Any, whose: tuple[str, Collection[str]]) -> None:
+def _take(found: Exported, partition: int, record: Any, whose: tuple[str, Collection[str]]) -> None:
     try:
-        event = decoder.read(record.value).event
+        event = read_event(record.value)
     except RecordRefused:
         return
     name = event.execution_id

@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.audit.decoding import Decoded, Decoder
+from app.audit.decoding import decoded
 from app.audit.findings import Difference, Report, Rule
 from app.audit.rules import Facts, wrong_ids
 from app.core.errors import RecordRefused
 from app.core.events import CommandEvent, Event, ExecutionRequested, RollbackRequested
-from app.core.execution import Execution, Marker
+from app.core.execution import TERMINAL, Execution, Marker
 from app.core.lifecycle import evolve
 from app.history.folding import row_of
 from app.history.schema import EXECUTIONS
 
+BEGINNINGS = frozenset({ExecutionRequested, RollbackRequested})  # events that a run, or its way back, begins with
 MARKER_GRACE = timedelta(hours=1)  # as the workers keep them
 MOMENT_STEP_S = 1.0  # what nobody needs any more may stay that much longer
 
@@ -79,14 +80,13 @@ POSITIONS: TypeAdapter[list[Position]] = TypeAdapter(list[Position])
 class PartitionFold:
     """Folds the records of a partition in their order, reports differences, and gives what a history must hold."""
 
-    def __init__(self, position: Position, partition_of: Mapping[str, int], report: Report, decoder: Decoder) -> None:
+    def __init__(self, position: Position, partition_of: Mapping[str, int], report: Report) -> None:
         """Go on at a position; partition_of says where each tenant's records belong."""
         self.position = position
         self.requested: list[Requested] = []
         self.closed: list[Closed] = []
         self._partition_of = partition_of
         self._report = report
-        self._decoder = decoder
         self._expiries: list[tuple[float, str, int]] = []
         for known in position.known.values():
             self._await_end(known)
@@ -98,12 +98,13 @@ class PartitionFold:
             self._tell(offset, "offsets", f"records {position.next_offset} to {offset - 1} are missing")
         position.next_offset = offset + 1
         try:
-            decoded = self._decoder.read(record.value)
+            event, digest_holds = decoded(record.value)
         except RecordRefused as error:
             self._tell(offset, "unreadable", str(error))
             return
-        event = decoded.event
-        self._check(record, decoded)
+        self._check(record, event)
+        if not digest_holds:
+            self._tell(offset, "digest", f"what the {event.type} carries is not what its digest says", event)
         known = position.known.get(event.execution_id)
         if known is not None and known.state.tenant != event.tenant:
             self._tell(offset, "tenant", f"{event.tenant} speaks of an execution of {known.state.tenant}", event)
@@ -112,41 +113,48 @@ class PartitionFold:
         written_s = record.timestamp / 1000
         if written_s > position.moment_s + MOMENT_STEP_S:
             position.moment_s = max(position.moment_s, min(event.at.timestamp(), written_s))
-        if self._expiries:
             self._expire()
 
-    def _check(self, record: LogRecord, decoded: Decoded) -> None:
-        event, offset = decoded.event, record.offset
-        if record.key != event.tenant.encode():
-            self._tell(offset, "key", f"the key is {record.key!r} and the tenant {event.tenant}", event)
-        elif self._partition_of[event.tenant] != self.position.partition:
-            self._tell(offset, "key", f"{event.tenant} belongs to partition {self._partition_of[event.tenant]}", event)
-        if not decoded.digest_holds:
-            self._tell(offset, "digest", f"what the {event.type} carries is not what its digest says", event)
+    def _check(self, record: LogRecord, event: Event) -> None:
+        offset, tenant = record.offset, event.tenant
+        if record.key != tenant.encode():
+            self._tell(offset, "key", f"the key is {record.key!r} and the tenant {tenant}", event)
+        elif (partition := self._partition_of[tenant]) != self.position.partition:
+            self._tell(offset, "key", f"{tenant} belongs to partition {partition}", event)
         for rule, detail in wrong_ids(event):
             self._tell(offset, rule, detail, event)
 
     def _fold(self, known: Known | None, event: Event, offset: int) -> None:
         before = None if known is None else known.state
         after, refusal = evolve(before, event, offset)
-        accepted = refusal is None and isinstance(after, Execution)
-        if accepted and isinstance(after, Execution):
-            if isinstance(event, ExecutionRequested):
-                self._close(known)
-                known = Known(after, event, Facts())
-                self.requested.append(Requested(offset, event.execution_id))
-            elif isinstance(event, RollbackRequested):
-                known = self._taken_up_again(known, event, after, offset)
-            assert known is not None
-            known.state = after
-            self.position.known[event.execution_id] = known
-        if known is not None and known.request is not None and _is_of(event, known.state.run):
-            for rule, detail in known.facts.take(known.request, event, accepted=accepted):
+        changed = after if refusal is None and isinstance(after, Execution) else None
+        if changed is not None:
+            known = self._known_after(known, event, changed, offset)
+            known.state = changed
+        if known is None:
+            return
+        of_another = isinstance(event, CommandEvent) and event.run != known.state.run
+        if known.request is not None and not of_another:
+            for rule, detail in known.facts.take(known.request, event, accepted=changed is not None):
                 self._tell(offset, rule, detail, event)
-        if accepted and known is not None and isinstance(after, Execution) and after.terminal:
-            known.row_hash = row_hash(row_of(after, self.position.partition))
-            known.state, known.request = after.marker(), None
+        if changed is not None and changed.status in TERMINAL:
+            known.row_hash = row_hash(row_of(changed, self.position.partition))
+            known.state, known.request = changed.marker(), None
             self._await_end(known)
+
+    def _known_after(self, known: Known | None, event: Event, after: Execution, offset: int) -> Known:
+        """What the event that was taken tells about: the run as it was known, or another one."""
+        if known is not None and type(event) not in BEGINNINGS:
+            return known
+        if isinstance(event, ExecutionRequested):
+            self._close(known)
+            known = Known(after, event, Facts())
+            self.requested.append(Requested(offset, event.execution_id))
+        elif isinstance(event, RollbackRequested):
+            known = self._taken_up_again(known, event, after, offset)
+        assert known is not None
+        self.position.known[event.execution_id] = known
+        return known
 
     def _taken_up_again(self, known: Known | None, event: RollbackRequested, after: Execution, offset: int) -> Known:
         facts = Facts() if known is None else known.facts
@@ -190,11 +198,6 @@ class PartitionFold:
     def _tell(self, offset: int, rule: Rule, detail: str, event: Event | None = None) -> None:
         named = "" if event is None else event.execution_id
         self._report(Difference(self.position.partition, offset, rule, named, detail))
-
-
-def _is_of(event: Event, run: int) -> bool:
-    """Whether an event that names a run names this one."""
-    return event.run == run if isinstance(event, CommandEvent) else True
 
 
 def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:

@@ -14,7 +14,7 @@ from app.streams.connection import KafkaConnection
 from app.streams.topics import partition_of
 
 BATCH_RECORDS = 4000
-FETCH_BYTES = 8 * 1024 * 1024
+FETCH_BYTES = 512 * 1024  # of a partition in one fetch: what is fetched ahead is held in memory
 STALLED_S = 30.0
 POLL_MS = 500
 ESCAPE = b"\\"  # a record with it may write a name in other bytes than it has

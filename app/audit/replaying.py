@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from app.audit.decoding import Decoder
 from app.audit.findings import safe
 from app.audit.reading import ESCAPE, Tell, open_log
 from app.core.errors import RecordRefused
-from app.core.events import Event
+from app.core.events import Event, read_event
 from app.core.execution import Execution
 from app.core.lifecycle import evolve
 from app.history.items import item_of
@@ -48,7 +47,6 @@ async def replay(connection: KafkaConnection, topic: str, wanted: Wanted, progre
 
     Raises RunbooksError or KafkaError.
     """
-    decoder = Decoder()
     async with open_log(connection, topic, progress, wanted.tenant) as log:
         ((partition, begins_at),) = log.starts.items()
         replayed = Replayed(partition, begins_at)
@@ -60,7 +58,7 @@ async def replay(connection: KafkaConnection, topic: str, wanted: Wanted, progre
                 if named is not None and named not in value and ESCAPE not in value:
                     continue
                 try:
-                    event = decoder.read(record.value).event
+                    event = read_event(record.value)
                 except RecordRefused:
                     replayed.unreadable += 1
                     continue

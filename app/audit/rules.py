@@ -3,7 +3,7 @@
 A start is judged whether the fold took it or not: the side effect came after the record either way.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -25,7 +25,8 @@ from app.core.steps import Step
 
 GROUP = "group:"
 CLOCKS_AGREE = timedelta(seconds=5)
-Found = Iterator[tuple[Rule, str]]
+Found = Sequence[tuple[Rule, str]]
+NOTHING: Found = ()
 
 
 @dataclass(slots=True)
@@ -68,9 +69,9 @@ class Facts:
         """
         match event:  # what is told most comes first
             case StepStarted():
-                yield from self._start(request, event)
+                return self._start(request, event)
             case StepFinished() if accepted:
-                yield from self._finish(event)
+                return self._finish(event)
             case StartJudged() if accepted:
                 self.verdict = event.effect
             case RollbackRequested() if accepted:
@@ -83,6 +84,7 @@ class Facts:
                 self._vote(request, event)
             case _:
                 pass
+        return NOTHING
 
     def _vote(self, request: ExecutionRequested, event: ApprovalDecided) -> None:
         asked = self.asked.get(f"{'forward' if self.rollback_by is None else 'back'}/{event.step}")
@@ -95,24 +97,26 @@ class Facts:
             asked.voters.append(event.by)
 
     def _start(self, request: ExecutionRequested, event: StepStarted) -> Found:
+        wrong: list[tuple[Rule, str]] = []
         name, start = event.command_id, Start(event.worker, event.at)
         first = self.started.setdefault(name, start)
         if first is not start and first.told() != start.told():
-            yield "started_twice", f"{name} was started by {first.told()}, and again by {start.told()}"
+            wrong.append(("started_twice", f"{name} was started by {first.told()}, and again by {start.told()}"))
         if request.dry_run:
-            yield "not_started", f"a dry run started {name}"
-        if event.step >= len(request.runbook.steps):
-            yield "ids", f"the runbook has no step {event.step}"
-            return
-        step = request.runbook.steps[event.step]
+            wrong.append(("not_started", f"a dry run started {name}"))
+        steps = request.runbook.steps
+        if event.step >= len(steps):
+            return [*wrong, ("ids", f"the runbook has no step {event.step}")]
+        step = steps[event.step]
         if not self._needs_approval(step, event):
-            return
+            return wrong
         asked = self.asked.get(_place(event))
         if asked is None or asked.digest != event.plan.digest:
-            yield "approval", f"step {event.step} was started with a plan that nobody was asked about"
+            wrong.append(("approval", f"step {event.step} was started with a plan that nobody was asked about"))
         elif len(asked.voters) < step.approvals_required:
             votes = f"{len(asked.voters)} of {step.approvals_required} approvals"
-            yield "approval", f"step {event.step} was started with {votes} of plan {asked.digest}"
+            wrong.append(("approval", f"step {event.step} was started with {votes} of plan {asked.digest}"))
+        return wrong
 
     def _needs_approval(self, step: Step, event: StepStarted) -> bool:
         if event.phase == "rollback":
@@ -123,12 +127,14 @@ class Facts:
 
     def _finish(self, event: StepFinished) -> Found:
         if event.outcome.outcome != "succeeded":
-            return
-        started = self.started.get(event.command_id)
+            return NOTHING
+        name, at = event.command_id, event.at
+        started = self.started.get(name)
         if started is None:
-            yield "not_started", f"{event.command_id} succeeded and was never started"
-        elif event.at < started.at - CLOCKS_AGREE:
-            yield "order", f"{event.command_id} ended {(started.at - event.at).total_seconds():g} s before it started"
+            return [("not_started", f"{name} succeeded and was never started")]
+        if at < started.at - CLOCKS_AGREE:
+            return [("order", f"{name} ended {(started.at - at).total_seconds():g} s before it started")]
+        return NOTHING
 
 
 def wrong_ids(event: Event) -> Found:
@@ -136,14 +142,14 @@ def wrong_ids(event: Event) -> Found:
     if isinstance(event, CommandEvent):
         derived = command_id(event.execution_id, event.run, event.step, event.phase, event.attempt)
         if event.command_id != derived:
-            yield "ids", f"command {event.command_id} should be {derived}"
+            return [("ids", f"command {event.command_id} should be {derived}")]
     elif isinstance(event, ExecutionRequested) and event.requested_by is None:
         if event.anomaly is None:
-            yield "ids", "neither an anomaly nor a person asked for it"
-            return
+            return [("ids", "neither an anomaly nor a person asked for it")]
         derived = execution_id_for_anomaly(event.tenant, event.anomaly.anomaly_id, event.runbook.name)
         if event.execution_id != derived:
-            yield "ids", f"the execution of anomaly {event.anomaly.anomaly_id} should be {derived}"
+            return [("ids", f"the execution of anomaly {event.anomaly.anomaly_id} should be {derived}")]
+    return NOTHING
 
 
 def _place(event: CommandEvent) -> str:

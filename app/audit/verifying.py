@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.anchors import AnchorCheck, checks_of
 from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
-from app.audit.comparing import HistoryComparison
-from app.audit.decoding import Decoder
+from app.audit.comparing import PAGE, HistoryComparison
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
 from app.audit.live_table import LiveTable, acknowledged, read_live_tables
@@ -143,14 +142,14 @@ class Verification:
         starts = await consumer.beginning_offsets(places)
         self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}"
         known = await self._resumed(consumer)
-        decoder, partition_of = Decoder(), _PartitionOf([at.partition for at in places])
+        partition_of = _PartitionOf([at.partition for at in places])
         for at in places:
             point = known.get(at.partition)
             position = Position(at.partition, starts[at]) if point is None else point.position
             if starts[at] > 0:
                 self._result.notes.append(f"partition {at.partition} begins at {starts[at]}: what was before is gone")
             end = ends[at] if point is None else point.end
-            part = self._parts[at.partition] = self._part(position, end, partition_of, decoder, point)
+            part = self._parts[at.partition] = self._part(position, end, partition_of, point)
             part.anchors, part.log_end = anchors[at.partition], ends[at]
             consumer.seek(at, position.next_offset)
 
@@ -165,14 +164,13 @@ class Verification:
         position: Position,
         end: int,
         partition_of: Mapping[str, int],
-        decoder: Decoder,
         point: PartitionPoint | None,
     ) -> _Part:
         report, history = self._result.report, None
         if self._sources.engine is not None:
             history = HistoryComparison(self._sources.engine, self._sources.topic, position.partition, end, report)
             history.place = (position.next_offset, "") if point is None else point.history_place
-        fold = PartitionFold(position, partition_of, report, decoder)
+        fold = PartitionFold(position, partition_of, report)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)
 
     async def _resumed(self, consumer: Consumer) -> dict[int, PartitionPoint]:
@@ -205,7 +203,7 @@ class Verification:
                 raise RunbooksError(f"the broker gives no more records of {self._sources.topic}")
             self._progress(Progress(self._result.records, total, now - began))
             if self._checkpoint is not None and now - saved > CHECKPOINT_S:
-                self.save()
+                await self.save()
                 saved = now
 
     def _hold_back(self, consumer: Consumer) -> None:
@@ -224,18 +222,22 @@ class Verification:
             part.last = record
             feed(record)
             self._result.records += 1
-        await self._compare(part)
+        if max(len(part.fold.requested), len(part.fold.closed)) >= PAGE:
+            await self._compare(part)
 
     async def _compare(self, part: _Part) -> None:
+        """Compare with the history what the fold has given since."""
         requested, part.fold.requested = part.fold.requested, []
         closed, part.fold.closed = part.fold.closed, []
         if part.history is not None:
             await part.history.requested(requested)
             await part.history.closed(closed)
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    async def save(self) -> None:
+        """Write the checkpoint, with all that was folded compared: it holds only what is known."""
         assert self._checkpoint is not None
+        for part in self._parts.values():
+            await self._compare(part)
         points = [
             PartitionPoint(
                 position=part.fold.position,
@@ -251,6 +253,7 @@ class Verification:
         for part in self._parts.values():
             for anchors in part.anchors:
                 anchors.finish(part.log_end)
+            await self._compare(part)
             if part.history is not None:
                 await part.history.closed(list(part.fold.remaining()))
                 await part.history.finish()

@@ -1,10 +1,11 @@
 """The state of one execution: what the fold of its events gives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import JsonValue
 
@@ -12,7 +13,7 @@ from app.core.anomaly import TenantId
 from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
 from app.core.guards import End, Trace, kept_for
-from app.core.model import Frozen, Instant, JsonObject
+from app.core.model import Frozen, Instant, JsonObject, replaced
 from app.core.runbook import MAX_STEPS, Runbook
 from app.core.step_state import (
     Reading,
@@ -21,7 +22,7 @@ from app.core.step_state import (
     StepState,
     Verification,
 )
-from app.core.targets import targets_of
+from app.core.targets import named_targets, targets_of
 
 
 class Status(StrEnum):
@@ -40,6 +41,8 @@ class Status(StrEnum):
     rolled_back = "rolled_back"
     rollback_failed = "rollback_failed"
     skipped = "skipped"
+
+    __hash__ = str.__hash__  # the same number as Enum's, which is worked out in Python at each look into a table
 
 
 TERMINAL = frozenset(
@@ -173,28 +176,20 @@ class Execution(Frozen):
 
     def now(self, **changes: Any) -> Self:
         """The execution with these fields changed."""
-        return self.model_copy(update=changes)
+        return replaced(self, changes)
 
     def with_step(self, index: int, **changes: Any) -> Self:
         """The execution with one forward step changed."""
-        steps = list(self.steps)
-        steps[index] = steps[index].now(**changes)
-        return self.model_copy(update={"steps": tuple(steps)})
-
-    def with_rollback_step(self, place: int, **changes: Any) -> Self:
-        """The execution with the rollback step at a place changed."""
-        assert self.rollback is not None
-        steps = self.rollback.steps
-        changed = (*steps[:place], steps[place].now(**changes), *steps[place + 1 :])
-        return self.now(rollback=self.rollback.model_copy(update={"steps": changed}))
+        return self.now(steps=_with_step(self.steps, index, changes))
 
     @property
     def standing(self) -> "Place | None":
         """Where it stands, forward or on the way back; None when it has gone all the way."""
         if self.rollback is not None:
             pending = self.rollback.pending()
-            return None if pending is None else place_of(rolling_back=True, index=pending)
-        return place_of(rolling_back=False, index=self.cursor) if self.cursor < len(self.steps) else None
+            return None if pending is None else back_at(pending)
+        cursor = self.cursor
+        return forward_at(cursor) if cursor < len(self.steps) else None
 
     @property
     def waiting(self) -> Approval | None:
@@ -301,15 +296,34 @@ class Place:
 
     def change(self, execution: Execution, **changes: Any) -> Execution:
         """The execution with the step changed."""
-        if self.rolling_back:
-            return execution.with_rollback_step(self.index, **changes)
-        return execution.with_step(self.index, **changes)
+        return replaced(execution, self.changes(execution, **changes))
+
+    def changes(self, execution: Execution, **changes: Any) -> dict[str, Any]:
+        """What changes of the execution with the step: for those who change more of it in the same copy."""
+        if not self.rolling_back:
+            return {"steps": _with_step(execution.steps, self.index, changes)}
+        rollback = execution.rollback
+        assert rollback is not None
+        return {"rollback": replaced(rollback, {"steps": _with_step(rollback.steps, self.index, changes)})}
 
 
-@lru_cache(maxsize=4 * MAX_STEPS)
-def place_of(*, rolling_back: bool, index: int) -> Place:
-    """The place; there are few, and each event of a step asks for one."""
-    return Place(rolling_back=rolling_back, index=index)
+Steps = TypeVar("Steps", bound=StepState)
+
+
+def _with_step(steps: tuple[Steps, ...], index: int, changes: Mapping[str, Any]) -> tuple[Steps, ...]:
+    return (*steps[:index], steps[index].now(**changes), *steps[index + 1 :])
+
+
+@lru_cache(maxsize=MAX_STEPS)
+def forward_at(index: int) -> Place:
+    """The place of a forward step; there are few, and each event of a step asks for one."""
+    return Place(rolling_back=False, index=index)
+
+
+@lru_cache(maxsize=MAX_STEPS)
+def back_at(index: int) -> Place:
+    """A place in the rollback."""
+    return Place(rolling_back=True, index=index)
 
 
 UNTOUCHED = StepState()
@@ -317,18 +331,24 @@ UNTOUCHED = StepState()
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
     """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
+    refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
     execution = Execution(
         request=event,
         run=offset,
         status=Status.running if event.dry_run else Status.queued,
+        targets=() if event.dry_run or refusal is not None else _targets_of(event),
         steps=(UNTOUCHED,) * len(event.runbook.steps),
         started_at=event.at if event.dry_run else None,
         last_offset=offset,
     )
-    refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
-    if refusal is not None:
-        return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)
-    return execution.now(targets=() if event.dry_run else targets_of(event.runbook, _known_at_request(event)))
+    if refusal is None:
+        return execution
+    return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)
+
+
+def _targets_of(event: ExecutionRequested) -> tuple[str, ...]:
+    named = named_targets(event.runbook)
+    return targets_of(named, _known_at_request(event)) if named else ()
 
 
 def keys_of(execution: Execution) -> tuple[str, ...]:

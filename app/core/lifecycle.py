@@ -39,8 +39,9 @@ from app.core.events import (
     StepStarted,
     TimerFired,
 )
-from app.core.execution import Execution, Marker, Place, Status, begin, variables_of
+from app.core.execution import TERMINAL, Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
+from app.core.model import replaced
 from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
@@ -81,7 +82,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         return _rollback_requested(execution, event, offset)
     if execution is None:
         return Evolved(None, "no such execution")
-    if isinstance(execution, Marker) or execution.terminal:
+    if execution.status in TERMINAL or isinstance(execution, Marker):
         return Evolved(execution, f"the execution has ended: {execution.status}")
     if isinstance(event, OF_ONE_RUN) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
@@ -92,7 +93,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
     status = TRANSITIONS[execution.status].get(signal)
     if status is None:
         return Evolved(execution, f"{signal} does not apply to an execution that is {execution.status}")
-    return Evolved(changed.model_copy(update={**more, "status": status, "last_offset": offset}))
+    return Evolved(replaced(changed, {**more, "status": status, "last_offset": offset}))
 
 
 def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, TypeAdapter, field_validator
 
-from app.core.model import Frozen, JsonObject, canonical, digest
+from app.core.model import Frozen, JsonObject, canonical, digest, replaced
 from app.core.steps import Step
 
 OUTPUT_LIMIT = 64 * 1024  # bytes of captured output, design §7
@@ -69,7 +69,7 @@ class Prepared(Frozen):
 
     def done_with(self) -> Self:
         """What is kept of it once nothing is carried out by it any more."""
-        return self.model_copy(update={"params": {}}) if self.params else self
+        return replaced(self, {"params": {}}) if self.params else self
 
 
 def step_in_words(step: JsonObject) -> str:

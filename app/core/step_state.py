@@ -7,7 +7,7 @@ from pydantic import JsonValue, model_validator
 
 from app.core.approval import Approval, Notice
 from app.core.guards import Effect, Guard
-from app.core.model import Frozen, Instant
+from app.core.model import Frozen, Instant, replaced
 from app.core.planning import Inverse, Prepared
 
 StepStatus = Literal[
@@ -77,11 +77,13 @@ class StepState(Frozen):
         if "begun" in changes or "plan" in changes:
             begun, plan = changes.pop("begun", self.begun), changes.get("plan", self.plan)
             same = begun is not None and (begun is plan or begun == plan)
-            changes |= {"begun_this": same, "begun_before": None if same else begun}
+            changes["begun_this"], changes["begun_before"] = same, None if same else begun
         if changes.get("finished_at") is not None and self.is_over_when(changes.get("status", self.status)):
-            changes["plan"] = _in_short(changes.get("plan", self.plan))
-            changes["begun_before"] = _in_short(changes.get("begun_before", self.begun_before))
-        return self.model_copy(update=changes)
+            for name in ("plan", "begun_before"):
+                plan = changes.get(name, getattr(self, name))
+                if plan is not None:
+                    changes[name] = plan.done_with()
+        return replaced(self, changes)
 
     def is_over_when(self, status: StepStatus) -> bool:  # noqa: ARG002 - it is where it is taken back
         """Whether nothing will be carried out by its plan any more once it has ended like this."""
@@ -100,11 +102,6 @@ class StepState(Frozen):
         if self.approval is not None and self.approval.number == same:
             return self.now(approval=approval)
         return self.now(superseded=tuple(approval if one.number == same else one for one in self.superseded))
-
-
-def _in_short(plan: Prepared | None) -> Prepared | None:
-    """A plan without what it would be carried out with."""
-    return None if plan is None else plan.done_with()
 
 
 class RollbackStep(StepState):

@@ -19,7 +19,7 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
 )
-from app.core.execution import Execution, Place
+from app.core.execution import Execution, Place, forward_at
 from app.core.planning import ActionFailure, Outcome
 from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, begun_rollback, derive_rollback, without_dependents
 from app.core.step_state import RollbackCause, RollbackStep, StepState, Verification
@@ -28,6 +28,7 @@ from app.core.transitions import Signal
 UNKNOWN_ATTEMPTS = 3
 ROLLBACK_BACKOFF_S = 2.0
 MAX_ROLLBACK_BACKOFF_S = 30.0
+NOTHING_ELSE: Mapping[str, Any] = MappingProxyType({})
 WORKER_LOST = "the worker stopped answering while the step was being applied"
 
 
@@ -40,7 +41,7 @@ class Move(NamedTuple):
 
     signal: Signal
     execution: Execution
-    more: Mapping[str, Any] = MappingProxyType({})
+    more: Mapping[str, Any] = NOTHING_ELSE
 
 
 def on_started(execution: Execution, event: StepStarted) -> Move:
@@ -51,15 +52,17 @@ def on_started(execution: Execution, event: StepStarted) -> Move:
         raise Stale("this plan has no approval")
     if execution.request.dry_run:
         raise Stale("a dry run starts nothing")
-    started = place.change(
-        begun(execution, event.at),
+    started = place.changes(
+        execution,
         status="started",
         plan=event.plan,
         begun=event.plan,
         lease_until=event.lease_until,
         started_at=step.started_at or event.at,
     )
-    return Move("step_begun", started)
+    if execution.started_at is None:
+        started["started_at"] = event.at
+    return Move("step_begun", execution, started)
 
 
 def on_heartbeat(execution: Execution, event: StepHeartbeat) -> Move:
@@ -104,7 +107,7 @@ def on_resolved(execution: Execution, event: StepResolved) -> Move:
         if event.outcome == "succeeded":
             return _over("all_done", execution, event.at, said)
         return begin_rollback(execution, said, event.at, "person")
-    place = Place(rolling_back=False, index=execution.cursor)
+    place = forward_at(execution.cursor)
     if place.step(execution).status != "unknown":
         raise Stale("no step waits for an answer")
     if event.outcome == "succeeded":
@@ -118,12 +121,12 @@ def on_lease_end(execution: Execution, place: Place, at: datetime) -> Move:
     return _unknown(execution, place, ActionFailure(message=WORKER_LOST), Outcome(outcome="unknown"), at)
 
 
-def advance(execution: Execution, at: datetime) -> Move:
-    """On to the next step, or to the end."""
+def advance(execution: Execution, at: datetime, changes: Mapping[str, Any] = NOTHING_ELSE) -> Move:
+    """On to the next step, or to the end; changes: what else of the execution changes with it."""
     following = execution.cursor + 1
     if following >= len(execution.steps):
-        return _complete(execution.now(cursor=following), at)
-    onward = {"cursor": following, "reason": ""}
+        return _complete(execution.now(**changes, cursor=following), at)
+    onward = {**changes, "cursor": following, "reason": ""}
     if execution.cancel_by is not None:
         return cancelled(execution.now(**onward), at)
     return Move("step_done", execution, onward)
@@ -218,7 +221,7 @@ def _phase(execution: Execution, place: Place, step: StepState) -> str:
 
 def plans_first(execution: Execution, index: int) -> bool:
     """Whether the step is only planned before anything else: it needs approval, or it is a dry run."""
-    return execution.request.dry_run or Place(rolling_back=False, index=index).asks(execution)
+    return execution.request.dry_run or forward_at(index).asks(execution)
 
 
 def begun(execution: Execution, at: datetime) -> Execution:
@@ -229,7 +232,7 @@ def begun(execution: Execution, at: datetime) -> Execution:
 def _ended(execution: Execution, place: Place, outcome: Outcome, at: datetime) -> Move:
     match outcome.outcome:
         case "succeeded":
-            done = place.change(
+            done = place.changes(
                 execution,
                 status="succeeded",
                 output=outcome.output,
@@ -238,7 +241,7 @@ def _ended(execution: Execution, place: Place, outcome: Outcome, at: datetime) -
                 finished_at=at,
                 lease_until=None,
             )
-            return _walked_back(done, at) if place.rolling_back else advance(done, at)
+            return _walked_back(execution.now(**done), at) if place.rolling_back else advance(execution, at, done)
         case "failed":
             return _failed(execution, place, outcome, at)
         case "unknown":

@@ -1,6 +1,6 @@
 """What an execution will act on, as far as it is known before it begins: ``deployment/production/payment-api``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.core.errors import TemplateError
@@ -8,28 +8,32 @@ from app.core.runbook import Runbook
 from app.core.steps import DeploymentFields, NodeFields, ShellStep, Step
 from app.core.templating import render
 
+Named = tuple[str, ...]
+"""The kind of a target and what names it: templates, not rendered yet."""
 
-def targets_of(runbook: Runbook, variables: Mapping[str, Any]) -> tuple[str, ...]:
-    """The deployments, nodes and hosts of all steps, each once and sorted.
+
+def named_targets(runbook: Runbook) -> tuple[Named, ...]:
+    """What the steps of a runbook act on; a step that has no target two could be in the way of gives none."""
+    return tuple(named for step in runbook.steps if (named := _named(step)) is not None)
+
+
+def targets_of(named: Iterable[Named], variables: Mapping[str, Any]) -> tuple[str, ...]:
+    """These deployments, nodes and hosts, each once and sorted.
 
     variables: what is known at the request, so without ``steps``: a name that an earlier step's output will give is not
     among the targets.
     """
-    return tuple(sorted({target for step in runbook.steps for target in _of(step, variables)}))
+    return tuple(sorted({target for one in named for target in _rendered(one, variables)}))
 
 
-def _of(step: Step, variables: Mapping[str, Any]) -> Iterator[str]:
-    named = _named(step)
-    if named is None:
-        return
+def _rendered(named: Named, variables: Mapping[str, Any]) -> Iterator[str]:
     try:
         yield "/".join(str(render(part, variables)) for part in named)
     except TemplateError:
         return
 
 
-def _named(step: Step) -> tuple[str, ...] | None:
-    """The kind of the target and what names it; None where a step has none that two could be in the way of."""
+def _named(step: Step) -> Named | None:
     match step:
         case DeploymentFields():
             return "deployment", step.namespace, step.deployment

@@ -46,7 +46,7 @@ def latest_of(changed: Runs) -> dict[str, Execution]:
 
 def row_of(execution: Execution, partition: int) -> dict[str, Any]:
     """A row of the table ``executions``."""
-    request = execution.request
+    request, waiting = execution.request, execution.waiting
     return {
         "execution_id": searchable(execution.execution_id),
         "run": execution.run,
@@ -62,7 +62,7 @@ def row_of(execution: Execution, partition: int) -> dict[str, Any]:
         "requested_us": microseconds(request.at),
         "started_us": _microseconds(execution.started_at),
         "finished_us": _microseconds(execution.finished_at),
-        "waits_until_us": _microseconds(execution.waiting.deadline if execution.waiting else None),
+        "waits_until_us": _microseconds(None if waiting is None else waiting.deadline),
         "last_offset": execution.last_offset,
         "state": execution.model_dump_json(),
     }

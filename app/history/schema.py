@@ -5,7 +5,7 @@ Times are microseconds since the epoch, so that they order and compare the same 
 that waits, NULL where none does.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
@@ -13,6 +13,7 @@ METADATA = sa.MetaData()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_SEARCHED = 200  # characters: three such columns still fit into an index entry of PostgreSQL (2704 bytes)
 MAX_BIGINT = 2**63 - 1
+DAY_S = 24 * 60 * 60
 
 EXECUTIONS = sa.Table(
     "executions",
@@ -84,7 +85,8 @@ OFFSETS = sa.Table(
 
 def microseconds(moment: datetime) -> int:
     """A moment as microseconds since the epoch."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    since = moment - EPOCH
+    return (since.days * DAY_S + since.seconds) * 1_000_000 + since.microseconds
 
 
 def searchable(text: str) -> str:

@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 from building import LEASE, T0, http, plan, requested
 
-from app.audit.decoding import Decoder
 from app.audit.folding import LogRecord, PartitionFold, Position
 from app.core.events import ApprovalDecided, CancelRequested, RollbackRequested, StepFinished, StepPrepared, StepStarted
 from app.core.events import write_event as written
@@ -75,7 +74,7 @@ class WrittenLog:
     def audited(self):
         """The fold of all records, and the differences it found as (offset, rule)."""
         found = []
-        fold = PartitionFold(Position(0, 0), dict.fromkeys(["default"], 0), found.append, Decoder())
+        fold = PartitionFold(Position(0, 0), dict.fromkeys(["default"], 0), found.append)
         for offset, (key, value) in enumerate(self.records):
             fold.feed(LogRecord(offset, 4_000_000_000_000, key, value))
         return fold, [(one.offset, one.rule) for one in found]

@@ -4,7 +4,7 @@ import orjson
 import pytest
 from building import LEASE, T0, http, plan, scale
 
-from app.audit.decoding import Decoder
+from app.audit.decoding import decoded
 from app.audit.folding import POSITIONS, LogRecord, PartitionFold, Position
 from app.core.errors import RecordRefused
 from app.core.events import StepFinished, StepStarted, read_event
@@ -147,7 +147,7 @@ def test_a_pinned_state_that_is_not_the_end_is_found(log):
 def test_records_between_two_others_are_missed(log):
     log.request("e")
     found = []
-    fold = PartitionFold(Position(0, 0), {"default": 0}, found.append, Decoder())
+    fold = PartitionFold(Position(0, 0), {"default": 0}, found.append)
     for offset in (0, 5):
         fold.feed(LogRecord(offset, 0, *log.records[0]))
     assert [one.told() for one in found] == ["0/5 offsets: records 1 to 4 are missing"]
@@ -180,9 +180,8 @@ def test_the_fast_reader_reads_what_the_products_reader_reads(log):
     log.request("e", ASKS)
     log.prepare("e")
     log.records += [(b"k", b"{"), (b"k", b"[]"), (b"k", b'{"type":"execution_requested","runbook":{"name":1}}')]
-    decoder = Decoder()
     for _, value in [*log.records, *log.records]:
-        assert _answer(lambda raw: decoder.read(raw).event, value) == _answer(read_event, value)
+        assert _answer(lambda raw: decoded(raw)[0], value) == _answer(read_event, value)
 
 
 def _answer(read, value):

@@ -107,7 +107,7 @@ async def test_a_checkpoint_of_another_log_is_refused(audited, tmp_path, monkeyp
     path = tmp_path / "checkpoint"
     verification = Verification(audited.sources, lambda _: None, path)
     await verification.run()
-    verification.save()
+    await verification.save()
     path.write_text(path.read_text().replace(audited.topic, "another-topic"))
     with pytest.raises(RunbooksError, match="remove it to begin anew"):
         await audited.verify(path)
