@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test lint audit-dependencies format schemas kube faults soak clean
+.PHONY: help run test lint audit-dependencies format schemas kube faults soak bench bench-smoke bench-peers clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
@@ -54,6 +54,21 @@ faults: $(STAMP)  ## real parts under load and faults: FAULTS=200 SEED=1 RATE=6 
 
 soak: $(STAMP)  ## how the workers' memory grows under load: MINUTES=30 RATE=6
 	@$(HARNESS) --soak $(MINUTES)
+
+bench: $(STAMP)  ## all figures, ours beside others in turn, into benchmarks/results: ROUNDS=3 ONLY="matching audit"
+	@$(BIN)/python benchmarks/suite.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
+
+bench-smoke: $(STAMP)  ## every benchmark with small numbers, in about a minute: do they still run?
+	@$(BIN)/python benchmarks/suite.py --short
+
+PEER_PYTHON ?= python3.12
+PEER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/infrasage-runbooks/ansible-rulebook
+
+bench-peers:  ## install what benchmarks/rulebook.py stands beside, outside the tree (120 MB; Python 3.12, Java 17)
+	@test -x $(PEER)/bin/python || $(PEER_PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  ansible-rulebook==1.3.2 'ansible-core>=2.19,<2.21' 'ansible-runner>=2.4,<3'
+	@$(PEER)/bin/ansible-rulebook --version
 
 schemas: $(STAMP)  ## write schemas/ from the models
 	@$(BIN)/python -m app.cli schemas

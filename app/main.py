@@ -267,13 +267,16 @@ class Worker:
         folder = self._settings.runbooks_dir
         if folder is None or not folder.is_dir():
             return
+        changes = []
         for runbook in read_definitions(folder):
             tenant = runbook.tenant or DEFAULT_TENANT
             plain = runbook.model_copy(update={"tenant": None})
             current = definitions.catalog.get(tenant, runbook.name)
             if current is None or current.digest != plain.digest():
-                change = RunbookPut(tenant=tenant, runbook=plain, by=SEED_SUBJECT, at=now())
-                await definitions.verdict(await log.publish_change(change), SEED_TIMEOUT_S)
+                changes.append(RunbookPut(tenant=tenant, runbook=plain, by=SEED_SUBJECT, at=now()))
+        recorded = await asyncio.gather(*map(log.publish_change, changes))
+        if recorded:
+            await definitions.verdict(max(recorded, key=lambda one: one.offset), SEED_TIMEOUT_S)
 
     async def _start_projector(
         self, stack: contextlib.AsyncExitStack, engine: AsyncEngine, connection: KafkaConnection, news: News

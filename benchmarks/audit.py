@@ -1,24 +1,25 @@
 """Reading the log: ``audit verify`` and the projector beside an aiokafka loop that only decodes the same records.
 
-Two lengths of log in one run, the sides in turn, several rounds. Prints events a second by wall clock and events a
-processor second of this process, and the resident memory after each, which must not follow the length of the log.
+Two lengths of log in one run, the sides in turn. Events are counted a processor second of this process, and its
+resident memory is taken after each reader: it must not follow the length of the log.
 In each of 8 partitions an execution begins every 5 minutes: a dedup window (24 h) holds 2,304 of them.
-Run: .venv/bin/python benchmarks/audit.py [EXECUTIONS] [ROUNDS]: so many executions, then twice as many.
+Run: .venv/bin/python benchmarks/audit.py [--rounds N] [--short]
 """
 
-import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import orjson
 import psutil
-import uvloop
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
+from bench import run, said
+from figures import Figure, PartArguments, part_arguments, report
 from prometheus_client import CollectorRegistry
 
 from app.audit.reading import FETCH_BYTES
@@ -41,6 +42,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "core"))
 TOPIC, PARTITIONS, RECORDS = "execution-events", 8, 7
 BEGAN = datetime.now(UTC) - timedelta(days=60)
 BATCH = 2000
+DECODING, PROJECTOR = "decode only", "projector, from an empty database"
+VERIFY, WITH_HISTORY = "audit verify, the log alone", "audit verify, with the history"
 
 
 def records_of(partition: int, first: int, executions: int):
@@ -142,47 +145,72 @@ async def verify(servers: str, engine) -> int:
     return result.records
 
 
-async def measured(name: str, work, figures: dict) -> None:
-    wall, cpu = time.perf_counter(), time.process_time()
-    count = await work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    figures.setdefault(name, []).append((count / wall, count / cpu))
-    resident = psutil.Process().memory_info().rss >> 20
-    rates = f"{count / wall:9,.0f}/s  {count / cpu:9,.0f} a processor second"
-    print(f"{name:20} {count:9,} events  {rates}  {resident} MB", flush=True)
+class Found:
+    """Events a processor second and resident MB, a value a round, by reader."""
+
+    def __init__(self) -> None:
+        self.rates: defaultdict[str, list[float]] = defaultdict(list)
+        self.resident: defaultdict[str, list[float]] = defaultdict(list)
+
+    async def measure(self, name: str, work) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        count = await work()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        self.rates[name].append(count / cpu)
+        self.resident[name].append(psutil.Process().memory_info().rss / 1e6)
+        mb = self.resident[name][-1]
+        said(name, f"{count:,} events, {count / wall:,.0f}/s, {count / cpu:,.0f} a processor second, {mb:.0f} MB")
 
 
-async def rounds_of(servers: str, engine, rounds: int) -> None:
-    figures: dict[str, list[tuple[float, float]]] = {}
+async def rounds_of(servers: str, engine, rounds: int) -> Found:
+    found = Found()
     for _ in range(rounds):
-        await measured("decode only", lambda: decode_only(servers), figures)
-        await measured("projector", lambda: project(servers, engine), figures)
-        await measured("verify, the log", lambda: verify(servers, None), figures)
-        await measured("verify, with history", lambda: verify(servers, engine), figures)
-    base = statistics.median(cpu for _, cpu in figures["decode only"])
-    for name, both in figures.items():
-        wall, cpu = (statistics.median(values) for values in zip(*both, strict=True))
-        print(f"median {name:20} {wall:9,.0f}/s  {cpu:9,.0f} a processor second, {cpu / base:.2f} of decode only")
+        await found.measure(DECODING, lambda: decode_only(servers))
+        await found.measure(PROJECTOR, lambda: project(servers, engine))
+        await found.measure(VERIFY, lambda: verify(servers, None))
+        await found.measure(WITH_HISTORY, lambda: verify(servers, engine))
+    return found
 
 
-async def main(executions: int, rounds: int) -> None:
+def figures_of(found: Found, length: int) -> list[Figure]:
+    """A reader beside the loop, and beside the goal: that of events a second has no other side."""
+    figures = []
+    for name in (PROJECTOR, VERIFY, WITH_HISTORY):
+        called = f"{name}, {length:,} events"
+        figures += [
+            Figure(
+                f"{called}: events a processor second", "1/s", {"ours": found.rates[name]},
+                goal="≥ 20,000/s", at_least=20_000,
+            ),
+            Figure(
+                f"{called}: beside decoding only", "1/s", {"ours": found.rates[name], DECODING: found.rates[DECODING]},
+                goal="≥ 50 %", at_least=0.5, note="the loop reads and decodes, and keeps and checks nothing",
+            ),
+            Figure(f"{called}: resident memory", "MB", {"ours": found.resident[name]}),
+        ]  # fmt: skip
+    return figures
+
+
+async def main(arguments: PartArguments) -> None:
     collect_rarely()
+    figures = []
+    each = 25 if arguments.short else 2000
     with tempfile.TemporaryDirectory() as folder:
         broker = EmbeddedKafka(data_dir=Path(folder) / "kafka", progress=print)
         await broker.start()
         engine = await open_database(f"sqlite:///{folder}/history.db")
         try:
             await create_topic(broker.bootstrap_servers)
-            for part in range(2):
-                each = executions // PARTITIONS
+            for part in range(1 if arguments.short else 2):
                 await fill(broker.bootstrap_servers, part * each, each)
-                print(f"{PARTITIONS * each * (part + 1):,} executions")
-                await rounds_of(broker.bootstrap_servers, engine, rounds)
+                length = PARTITIONS * each * (part + 1) * RECORDS
+                found = await rounds_of(broker.bootstrap_servers, engine, arguments.rounds)
+                figures += figures_of(found, length)
         finally:
             await engine.dispose()
             await broker.stop()
+    report(arguments, figures)
 
 
 if __name__ == "__main__":
-    given = [int(one) for one in sys.argv[1:]]
-    uvloop.run(main(*(given + [16_000, 3][len(given) :])))
+    run(main(part_arguments(__doc__)))

@@ -1,16 +1,12 @@
 """Backtest: anomalies and log events a second on one core, beside a loop that only decodes the same records.
 
-Three mixes: most anomalies about something else (as a backtest of one runbook finds them), half of them, all of them.
-Both readers are fed by the same embedded Kafka in the same run; one process, one thread of ours. Prints records a
-second, and the resident memory that each length of log takes.
-Run: .venv/bin/python benchmarks/backtest.py [ANOMALIES]
+Three mixes: most anomalies about something else (as a backtest of one runbook finds them), half of them, all of them,
+each on an embedded Kafka of its own, and in two lengths. The readers take turns, in one process and one
+thread of ours. Records are counted a processor second.
+Run: .venv/bin/python benchmarks/backtest.py [--rounds N] [--short]
 """
 
-import asyncio
 import json
-import os
-import resource
-import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
@@ -20,6 +16,8 @@ import orjson
 import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
+from bench import run, said
+from figures import Figure, PartArguments, part_arguments, report
 
 from app.broker.kafka import EmbeddedKafka
 from app.core.backtest_report import Question
@@ -88,27 +86,48 @@ async def tested(servers: str) -> tuple[int, float, float, dict]:
     return outcome.anomalies, *took, outcome.shown()
 
 
-def told(name: str, read: int, seconds: float, used: float) -> None:
-    rates = f"{read / seconds:>9,.0f}/s  {read / used:>9,.0f} a processor second"
-    print(f"  {name:12} {read:>9,} records  {rates}  {psutil.Process().memory_info().rss >> 20} MB", flush=True)
+def kept(name: str, read: int, seconds: float, used: float) -> tuple[float, float]:
+    """Records a processor second, and MB resident."""
+    mb = psutil.Process().memory_info().rss / 1e6
+    said(name, f"{read:,} records, {read / seconds:,.0f}/s, {read / used:,.0f} a processor second, {mb:.0f} MB")
+    return read / used, mb
 
 
-async def main(count: int) -> None:
+async def rounds_of(servers: str, rounds: int, mix: str, length: int) -> list[Figure]:
+    """The two readers in turn."""
+    alone, ours, resident = [], [], []
+    for _ in range(rounds):
+        alone.append(kept("decode only", *await decoded(servers))[0])
+        *figures, _shown = await tested(servers)
+        rate, mb = kept(f"backtest, {mix}", *figures)
+        ours.append(rate)
+        resident.append(mb)
+    called = f"backtest, {mix}, {length:,} records"
+    return [
+        Figure(f"{called}: records a processor second", "1/s", {"ours": ours}, goal="≥ 20,000/s", at_least=20_000),
+        Figure(
+            f"{called}: beside decoding only", "1/s", {"ours": ours, "decode only": alone},
+            goal="≥ 50 %", at_least=0.5, note="the loop reads and decodes the records, and asks them nothing",
+        ),
+        Figure(f"{called}: resident memory", "MB", {"ours": resident}),
+    ]  # fmt: skip
+
+
+async def main(arguments: PartArguments) -> None:
+    count, figures = 1000 if arguments.short else 100_000, []
+    mixes = dict(list(SHARES.items())[:1]) if arguments.short else SHARES
     with tempfile.TemporaryDirectory() as name:
-        for mix, every in SHARES.items():
+        for mix, every in mixes.items():
             async with EmbeddedKafka(data_dir=Path(name) / str(every)) as kafka:
                 servers = kafka.bootstrap_servers
-                connection = KafkaConnection(bootstrap_servers=servers)
-                await ensure_topics(connection, read_topics(Path("topics.yaml"), "bench"))
-                print(mix)
-                for part in range(2):
+                await ensure_topics(
+                    KafkaConnection(bootstrap_servers=servers), read_topics(Path("topics.yaml"), "bench")
+                )
+                for part in range(1 if arguments.short else 2):
                     await fill(servers, part * count, count, every)
-                    told("decode only", *await decoded(servers))
-                    *figures, shown = await tested(servers)
-                    told("backtest", *figures)
-                print("  ", shown["reasons"][:4])
-    print("peak resident:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, "MB;", os.cpu_count(), "cores")
+                    figures += await rounds_of(servers, arguments.rounds, mix, (part + 1) * count)
+    report(arguments, figures)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 200_000))
+    run(main(part_arguments(__doc__)))

@@ -1,17 +1,23 @@
-"""What the benchmarks share: a worker process on the embedded Kafka, a paced load, and how figures are printed."""
+"""What the benchmarks share: worker processes on the embedded Kafka, a paced load, and how figures are printed."""
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
+import shutil
+import signal
 import socket
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import aiohttp
 import psutil
+import uvloop
 from aiohttp import web
 
 from app.development import make_token
@@ -19,17 +25,39 @@ from app.development import make_token
 SECRET = "a secret of the benchmarks, long enough"
 
 
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a part to its end; one that is asked to stop ends what it has started."""
+
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # what it tries again is no news of a topic just made
+
+    async def stoppable() -> Any:
+        doing = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, doing.cancel)
+        return await doing
+
+    return uvloop.run(stoppable())
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so many of them are not above; share: 0 to 1."""
+    return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
+
+
 def shown(name: str, seconds: list[float]) -> dict[str, float]:
     """Print and return count, p50, p99 and max of some durations, in milliseconds."""
-    ordered = sorted(value * 1000 for value in seconds)
     row = {
-        "n": len(ordered),
-        "p50_ms": round(statistics.median(ordered), 2),
-        "p99_ms": round(ordered[int(len(ordered) * 0.99) - 1], 2),
-        "max_ms": round(ordered[-1], 2),
+        "n": len(seconds),
+        "p50_ms": round(statistics.median(seconds) * 1e3, 2),
+        "p99_ms": round(percentile(seconds, 0.99) * 1e3, 2),
+        "max_ms": round(max(seconds) * 1e3, 2),
     }
-    print(f"{name:48} {row}", flush=True)
+    said(name, row)
     return row
+
+
+def said(name: str, what: object) -> None:
+    """Print one line of what was found, as it is found."""
+    print(f"{name:48} {what}", flush=True)
 
 
 async def paced(count: int, per_second: float):
@@ -74,40 +102,52 @@ async def worker(
         **settings,
     }
     begun = time.monotonic()
-    with (folder / "worker.log").open("w") as log:
+    tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []  # nothing of it is left behind
+    with log_file(folder) as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app.cli", "worker", env=environment, stderr=log, cwd=code
+            *tied, sys.executable, "-m", "app.cli", "worker", env=environment, stderr=log, cwd=code
         )
-    headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
-        await ready(session)
-        memory = psutil.Process(process.pid).memory_info().rss / 1e6
-        print(f"{'worker ready after':48} {time.monotonic() - begun:.2f} s, {memory:.0f} MB resident", flush=True)
-        try:
+    try:
+        headers = {"Authorization": f"Bearer {make_token(SECRET, 'bench', ['admin'])}"}
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers) as session:
+            await ready(session, process, folder / "worker.log")
+            mb = psutil.Process(process.pid).memory_info().rss / 1e6
+            said("worker ready after", f"{time.monotonic() - begun:.2f} s, {mb:.0f} MB resident")
             yield session
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            raise
-    print(f"{'worker afterwards':48} {psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB resident", flush=True)
-    process.terminate()
-    await process.wait()
+            said("worker afterwards", f"{psutil.Process(process.pid).memory_info().rss / 1e6:.0f} MB resident")
+            process.terminate()
+            await process.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
-def cpu_s() -> float:
-    """What our child processes but Java's have used of the processor so far, in seconds: the worker."""
-    mine = [one for one in psutil.Process().children() if one.name() != "java"]
-    return sum(one.cpu_times().user + one.cpu_times().system for one in mine)
+def log_file(folder: Path) -> IO[str]:
+    """Where a worker tells what it does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "worker.log").open("w")
 
 
-async def ready(session: aiohttp.ClientSession) -> None:
-    """Wait until the worker says that it can do work."""
-    while True:
+def workers() -> list[psutil.Process]:
+    """The worker processes that we have started and not ended."""
+    return [one for one in psutil.Process().children() if "app.cli" in one.cmdline()]
+
+
+def cpu_s(*processes: psutil.Process) -> float:
+    """What these processes have used of the processor so far, in seconds; the workers, when none are given."""
+    return sum(one.cpu_times().user + one.cpu_times().system for one in processes or workers())
+
+
+async def ready(session: aiohttp.ClientSession, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait until the worker says that it can do work; raises with the end of its log when it has ended instead."""
+    while process.returncode is None:
         with contextlib.suppress(aiohttp.ClientError):
             async with session.get("/readyz") as answer:
                 if answer.status == 200:
                     return
         await asyncio.sleep(0.02)
+    raise RuntimeError(f"the worker ended: {await asyncio.to_thread(log.read_text)}"[-4000:])
 
 
 async def put_runbook(session: aiohttp.ClientSession, runbook: dict, tenant: str = "default") -> None:

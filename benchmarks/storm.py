@@ -1,213 +1,210 @@
 """A burst of matching anomalies of one tenant, next to a quiet tenant: how long, how fair, how much memory, none lost.
 
-Prints the steady drain rate (a window of executions kept in flight), then the burst's drain rate and the time to its
-first end, the quiet tenant's anomaly -> first step_started before and during it, the worker's CPU and peak memory, and
-where every anomaly ended. Run: .venv/bin/python benchmarks/storm.py [ANOMALIES] [SLOTS]
+First the steady drain (a window of executions kept in flight), then the burst: it should take little longer than as
+many executions take steadily. The quiet tenant's log is the same partition; its anomaly -> first step started is taken
+before and during the burst. Every anomaly must be accounted for, in the log and in the history.
+Run: .venv/bin/python benchmarks/storm.py [--rounds N] [--short]
 """
 
 import asyncio
 import contextlib
 import itertools
 import sqlite3
-import sys
+import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import psutil
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
-from bench import put_runbook, shown, target, worker
+from bench import cpu_s, percentile, put_runbook, run, said, shown, target, worker, workers
+from figures import Figure, PartArguments, part_arguments, report
+from watching import Publisher, Watch, background, drain, runbook_of
 
 from app.broker.kafka import EmbeddedKafka
 
-STEPS = 3
-STEADY = 1000
-QUIET_PER_S = 2.0
-BEFORE_S = 20.0
 PARTITIONS = 8
+QUIET_PER_S = 5.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Anomalies of the burst and of the steady drain, executions at once, and how long the quiet tenant is alone."""
+
+    burst: int = 20_000
+    steady: int = 2000
+    slots: int = 100
+    before_s: float = 20.0
+
+
+SHORT = Size(burst=200, steady=100, slots=50, before_s=1.0)
 
 
 @dataclass
-class Seen:
-    """What the log has said of one tenant, by execution and by anomaly; times are the records' own."""
+class Found:
+    """A value a round, by what it is of."""
 
-    requested: dict[str, str] = field(default_factory=dict)
-    started: dict[str, float] = field(default_factory=dict)
-    ended: dict[str, float] = field(default_factory=dict)
-    twice: int = 0
+    values: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def take(self, event: dict, at: float) -> None:
-        execution_id = event["execution_id"]
-        match event["type"]:
-            case "execution_requested":
-                self.requested.setdefault(execution_id, event["anomaly"]["anomaly_id"])
-            case "step_started" if event["step"] == 0:
-                self.twice += execution_id in self.started
-                self.started.setdefault(execution_id, at)
-            case "step_finished" if event["step"] == STEPS - 1:
-                self.ended[execution_id] = at
-
-    def latencies(self, published: dict[str, float]) -> list[float]:
-        """From publishing an anomaly to its first step."""
-        begun = {self.requested[name]: at for name, at in self.started.items() if name in self.requested}
-        return [begun[name] - at for name, at in published.items() if name in begun]
+    def keep(self, name: str, value: float) -> None:
+        self.values[name].append(value)
 
 
-class Watch:
-    """Follows the log."""
-
-    def __init__(self, servers: str) -> None:
-        self.tenants: dict[str, Seen] = {}
-        self.changed = asyncio.Condition()
-        self._servers = servers
-
-    def of(self, tenant: str) -> Seen:
-        return self.tenants.setdefault(tenant, Seen())
-
-    async def until(self, tenant: str, ended: int) -> None:
-        async with self.changed:
-            await self.changed.wait_for(lambda: len(self.of(tenant).ended) >= ended)
-
-    async def run(self) -> None:
-        consumer = AIOKafkaConsumer(
-            "execution-events", bootstrap_servers=self._servers, auto_offset_reset="earliest", fetch_max_wait_ms=20
-        )
-        await consumer.start()
-        try:
-            while True:
-                for records in (await consumer.getmany(timeout_ms=100)).values():
-                    for record in records:
-                        self.of(record.key.decode()).take(orjson.loads(record.value), record.timestamp / 1000)
-                async with self.changed:
-                    self.changed.notify_all()
-        finally:
-            await consumer.stop()
-
-
-class Publisher:
-    """Publishes anomalies with no key, as a metrics pipeline would."""
-
-    def __init__(self, producer: AIOKafkaProducer) -> None:
-        self._producer = producer
-        self.published: dict[str, float] = {}
-
-    async def publish(self, tenant: str, name: str) -> None:
-        event = {"anomaly_id": name, "tenant_id": tenant, "service_id": "s", "metric_name": "m", "anomaly_score": 0.9}
-        self.published[name] = time.time()
-        await self._producer.send("anomaly-events", orjson.dumps(event))
+def place_of(tenant: str) -> int:
+    """The partition of a tenant's log."""
+    return (murmur2(tenant.encode()) & 0x7FFFFFFF) % PARTITIONS
 
 
 def same_partition(tenant: str) -> str:
     """Another tenant whose log is the same partition."""
-    place = (murmur2(tenant.encode()) & 0x7FFFFFFF) % PARTITIONS
     names = (f"quiet-{number}" for number in itertools.count())
-    return next(name for name in names if (murmur2(name.encode()) & 0x7FFFFFFF) % PARTITIONS == place)
-
-
-async def trickle(publisher: Publisher, tenant: str, prefix: str) -> None:
-    for number in itertools.count():
-        await publisher.publish(tenant, f"{prefix}-{number}")
-        await asyncio.sleep(1 / QUIET_PER_S)
+    return next(name for name in names if place_of(name) == place_of(tenant))
 
 
 @contextlib.asynccontextmanager
-async def background(work) -> AsyncIterator[None]:
-    running = asyncio.create_task(work)
-    yield
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+async def trickle(publisher: Publisher, tenant: str, prefix: str) -> AsyncIterator[None]:
+    """A few anomalies of a tenant meanwhile."""
+
+    async def publish() -> None:
+        for number in itertools.count():
+            await publisher.publish(tenant, f"{prefix}-{number}")
+            await asyncio.sleep(1 / QUIET_PER_S)
+
+    async with background(publish()):
+        yield
 
 
-async def steady(publisher: Publisher, watch: Watch, count: int, window: int) -> float:
-    """Executions a second with a window of them in flight: the worker is never idle and nothing piles up."""
-    for number in range(count + window):
-        await watch.until("steady", number - window + 1)
-        await publisher.publish("steady", f"steady-{number}")
-    await watch.until("steady", count + window)
-    ends = sorted(watch.of("steady").ended.values())
-    return (count - 1) / (ends[window + count - 1] - ends[window])
+@contextlib.asynccontextmanager
+async def peak_of(process: psutil.Process, found: list[float]) -> AsyncIterator[None]:
+    """The resident memory of a process meanwhile, in MB."""
+
+    async def look() -> None:
+        while True:
+            found.append(process.memory_info().rss / 1e6)
+            await asyncio.sleep(0.1)
+
+    async with background(look()):
+        yield
 
 
-async def peak(process: psutil.Process, found: list[float]) -> None:
-    while True:
-        found.append(process.memory_info().rss / 1e6)
-        await asyncio.sleep(0.1)
+class Storm:
+    """The bursts of one worker: each of a tenant of its own, with a quiet one beside it."""
+
+    def __init__(self, publisher: Publisher, watch: Watch, database: Path, size: Size) -> None:
+        self._publisher = publisher
+        self._watch = watch
+        self._database = database
+        self._size = size
+        self.found = Found()
+
+    async def steady(self, turn: int) -> float:
+        """Executions a second without a burst."""
+        size = self._size
+        rate = await drain(self._publisher, self._watch, ("steady",), f"steady-{turn}", size.steady, size.slots)
+        said(f"steady drain with {size.slots} in flight", f"{rate:.0f}/s")
+        return rate
+
+    async def burst(self, turn: int, tenant: str, quiet: str) -> None:
+        """The steady drain, the quiet tenant alone, and the burst."""
+        rate, size, process, memory = await self.steady(turn), self._size, workers()[0], []
+        async with trickle(self._publisher, quiet, f"before-{turn}"):
+            await asyncio.sleep(size.before_s)
+        used, begun = cpu_s(), time.time()
+        async with trickle(self._publisher, quiet, f"during-{turn}"), peak_of(process, memory):
+            for number in range(size.burst):
+                await self._publisher.publish(tenant, f"{tenant}-{number}")
+            said("burst published in", f"{time.time() - begun:.2f} s")
+            await self._watch.until(lambda: self._watch.ended([tenant]) >= size.burst)
+        ends = sorted(at - begun for at in self._watch.of(tenant).ended.values())
+        said("first end after", f"{ends[0]:.2f} s")
+        said("ends by tenths of the time", [sum(at <= ends[-1] * n / 10 for at in ends) for n in range(1, 11)])
+        keep = self.found.keep
+        keep("burst", ends[-1])
+        keep("steady", size.burst / rate)
+        keep("first end", ends[0])
+        keep("cpu", 1e6 * (cpu_s() - used) / size.burst)
+        keep("before", memory[0])
+        keep("peak", max(memory))
+        await self._keep_latencies(turn, quiet)
+        keep("missing", size.burst - await self._accounted(tenant))
+
+    async def _keep_latencies(self, turn: int, quiet: str) -> None:
+        seen = self._watch.of(quiet)
+        for when in ("before", "during"):
+            mine = self._publisher.of(f"{when}-{turn}-")
+            await self._watch.until(lambda mine=mine: len(seen.latencies(mine)) == len(mine))
+            latencies = seen.latencies(mine)
+            shown(f"quiet tenant, {when} the storm", latencies)
+            self.found.keep(f"{when} p50", 1e3 * statistics.median(latencies))
+            self.found.keep(f"{when} p99", 1e3 * percentile(latencies, 0.99))
+
+    async def _accounted(self, tenant: str) -> int:
+        """How many executions the history has of the storm, all of which must have succeeded, and the log too."""
+        seen = self._watch.of(tenant)
+        assert not seen.twice, "first steps were started twice"
+        question = "select status, count(*) from executions where tenant = ? group by status"
+        rows: dict[str, int] = {}
+        with contextlib.closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as database:
+            while rows.get("succeeded", 0) < len(seen.ended):
+                await asyncio.sleep(0.1)
+                rows = dict(database.execute(question, [tenant]).fetchall())
+        counts = [len(seen.requested), len(seen.started), len(seen.ended)]
+        said("requested, begun and ended in the log; history", f"{counts}; {rows}")
+        return min(len(seen.requested), len(seen.started), sum(rows.values()))
 
 
-def say(name: str, value: str) -> None:
-    print(f"{name:48} {value}", flush=True)
+def figures_of(found: Found, size: Size) -> list[Figure]:
+    values, name = found.values, f"a burst of {size.burst:,} anomalies of one tenant"
+    return [
+        Figure(
+            f"{name}: until the last execution has ended", "s",
+            {"ours": values["burst"], "as many at the steady drain": values["steady"]},
+            goal="≤ 1.3 times", at_most=1.3, note=f"three http steps, {size.slots} executions at once",
+        ),
+        Figure(f"{name}: until the first execution has ended", "s", {"ours": values["first end"]}),
+        Figure(
+            f"{name}: a quiet tenant's anomaly → first step started, p50", "ms",
+            {"ours": values["during p50"], "before the burst": values["before p50"]},
+            note=f"p99 {statistics.median(values['during p99']):.0f} ms, before the burst "
+            f"{statistics.median(values['before p99']):.0f} ms; its log is the same partition",
+        ),
+        Figure(
+            f"{name}: peak resident memory of the worker", "MB", {"ours": values["peak"], "before": values["before"]},
+        ),
+        Figure(f"{name}: processor time of the worker an execution", "µs", {"ours": values["cpu"]}),
+        Figure(
+            f"{name}: anomalies of which nothing is known in the end", "anomalies", {"ours": values["missing"]},
+            goal="none", at_most=0, note="requested and begun once in the log, and ended well in the history",
+        ),
+    ]  # fmt: skip
 
 
-async def storm(publisher: Publisher, watch: Watch, count: int, rate: float) -> None:
-    """The burst itself."""
-    process = next(child for child in psutil.Process().children() if "app.cli" in " ".join(child.cmdline()))
-    quiet = same_partition("storm")
-    async with background(trickle(publisher, quiet, "before")):
-        await asyncio.sleep(BEFORE_S)
-    memory: list[float] = []
-    cpu = process.cpu_times()
-    begun = time.time()
-    async with background(trickle(publisher, quiet, "during")), background(peak(process, memory)):
-        for number in range(count):
-            await publisher.publish("storm", f"storm-{number}")
-        say("burst published in", f"{time.time() - begun:.2f} s")
-        await watch.until("storm", count)
-    used = process.cpu_times()
-    seen = watch.of("storm")
-    ends = sorted(at - begun for at in seen.ended.values())
-    total = ends[-1]
-    say("first end after", f"{ends[0]:.2f} s")
-    say("ends by tenths of the time", str([sum(at <= total * n / 10 for at in ends) for n in range(1, 11)]))
-    say("all ended after", f"{total:.2f} s = {count / total:.0f}/s; x{total / (count / rate):.2f} of the steady drain")
-    say("CPU of the worker per execution", f"{(used.user + used.system - cpu.user - cpu.system) / count * 1e3:.2f} ms")
-    say("memory", f"{memory[0]:.0f} MB before, {max(memory):.0f} MB at its peak")
-    for when in ("before", "during"):
-        mine = {name: at for name, at in publisher.published.items() if name.startswith(when)}
-        shown(f"quiet tenant, {when} the storm", watch.of(quiet).latencies(mine))
-    say("anomalies -> requested, begun, ended", f"{count} -> {len(seen.requested)}, {len(seen.started)}, {len(ends)}")
-    say("first steps started twice", str(seen.twice))
-
-
-async def accounted(folder: Path, count: int) -> None:
-    """What the history says of the storm, once the projector has it all."""
-    url = f"file:{folder / 'worker' / 'history.db'}?mode=ro"
-    with contextlib.closing(sqlite3.connect(url, uri=True)) as database:
-        question = "select status, count(*) from executions where tenant = 'storm' group by status"
-        while dict(rows := database.execute(question).fetchall()).get("succeeded", 0) < count:
-            print(rows)
-            await asyncio.sleep(0.5)
-    say("history", str(dict(rows)))
-
-
-async def main(count: int, slots: int) -> None:
+async def main(arguments: PartArguments) -> None:
+    size = SHORT if arguments.short else Size()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        settings = {"RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": str(size.slots)}
         async with (
             EmbeddedKafka(data_dir=folder / "kafka") as kafka,
             target() as url,
-            worker(kafka.bootstrap_servers, folder, RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS=str(slots)) as session,
             AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, acks="all") as producer,
+            worker(kafka.bootstrap_servers, folder, **settings) as session,
         ):
-            step = {"type": "http", "method": "POST", "url": url}
-            runbook = {
-                "name": "bench",
-                "trigger": {"service_id": "s", "condition": "anomaly_score > 0.7"},
-                "steps": [step] * STEPS,
-            }
-            for tenant in ("steady", "storm", same_partition("storm")):
-                await put_runbook(session, runbook, tenant)
-            watch, publisher = Watch(kafka.bootstrap_servers), Publisher(producer)
+            storms = [f"storm-{turn}" for turn in range(arguments.rounds)]
+            pairs = [(tenant, same_partition(tenant)) for tenant in storms]
+            for tenant in {"steady", *itertools.chain(*pairs)}:
+                await put_runbook(session, runbook_of({"type": "http", "method": "POST", "url": url}), tenant)
+            watch = Watch(kafka.bootstrap_servers)
+            storm = Storm(Publisher(producer), watch, folder / "worker" / "history.db", size)
             async with background(watch.run()):
-                rate = await steady(publisher, watch, STEADY, slots)
-                say(f"steady drain with {slots} in flight", f"{rate:.0f}/s")
-                await storm(publisher, watch, count, rate)
-                await accounted(folder, count)
+                for turn, (tenant, quiet) in enumerate(pairs):
+                    await storm.burst(turn, tenant, quiet)
+        report(arguments, figures_of(storm.found, size))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int((sys.argv[1:] or ["5000"])[0]), int((sys.argv[2:] or ["100"])[0])))
+    run(main(part_arguments(__doc__, rounds=2)))

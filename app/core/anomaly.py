@@ -7,7 +7,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -71,13 +71,13 @@ class Anomaly(Frozen):
         return {key: value for key, value in self.model_dump(mode="json").items() if value is not None}
 
 
-class Position(Frozen):
-    """Where a record stands: topic, partition, offset and the broker's timestamp."""
+class Position(NamedTuple):
+    """Where a record stands: topic, partition, offset and the broker's timestamp, aware."""
 
     topic: str
     partition: int
     offset: int
-    timestamp: Instant
+    timestamp: datetime
 
     def anomaly_id(self) -> str:
         """The id of an event that brings none: UUIDv5 of topic, partition and offset (design §1)."""
@@ -93,7 +93,8 @@ def read_anomaly(raw: bytes | None, position: Position) -> Anomaly:
         body = read_object(raw, MAX_EVENT_BYTES)
     except RecordRefused as error:
         raise AnomalyRefused(error.problems) from error
-    return anomaly_of(body, anomaly_id=position.anomaly_id(), received_at=position.timestamp)
+    is_named = body.get("anomaly_id") is not None  # making an id costs as much as all the rest of the reading
+    return anomaly_of(body, anomaly_id="" if is_named else position.anomaly_id(), received_at=position.timestamp)
 
 
 def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) -> Anomaly:

@@ -145,11 +145,11 @@ class Catalog:
 
     def candidates(self, tenant: str, service_id: str, metric_name: str) -> Iterator[Definition]:
         """The definitions whose trigger names this service and metric, or any, by name."""
-        found: dict[str, Definition] = {}
-        for service in (service_id, "*"):
-            for metric in (metric_name, "*"):
-                found |= self._index.get((tenant, service, metric), {})
-        return (found[name] for name in sorted(found))
+        places = ((tenant, service, metric) for service in (service_id, "*") for metric in (metric_name, "*"))
+        found = [mine for place in places if (mine := self._index.get(place))]
+        if len(found) > 1:
+            found = [{name: one for mine in found for name, one in mine.items()}]
+        return (mine[name] for mine in found for name in sorted(mine))
 
     def _enforce(self, key: tuple[str, str], change: RunbookPut, digest: str) -> Definition:
         past = self._versions.setdefault(key, [])

@@ -139,17 +139,21 @@ class Store:
                 await self._move(connection, partition, start, end)
             for first in range(0, len(rows), CHUNK):
                 await connection.execute(self._upsert, rows[first : first + CHUNK])
-            for partition, changed in (anchors or {}).items():
-                await self._write_anchors(connection, partition, changed)
+            if anchors:
+                await self._write_anchors(connection, anchors)
 
-    async def _write_anchors(self, connection: AsyncConnection, partition: int, changed: Sequence[Anchor]) -> None:
+    async def _write_anchors(self, connection: AsyncConnection, anchors: Mapping[int, Sequence[Anchor]]) -> None:
         insert = self._insert(ANCHORS)
         upsert = insert.on_conflict_do_update(
             index_elements=[ANCHORS.c.topic, ANCHORS.c.partition, ANCHORS.c.first_offset],
             set_={name: insert.excluded[name] for name in ("next_offset", "head", "digests")},
         )
-        named = {"topic": self._topic, "partition": partition}
-        await connection.execute(upsert, [{**named, **anchor._asdict()} for anchor in changed])
+        rows = [
+            {"topic": self._topic, "partition": partition, **anchor._asdict()}
+            for partition, changed in sorted(anchors.items())
+            for anchor in changed
+        ]
+        await connection.execute(upsert, rows)
 
     async def _move(self, connection: AsyncConnection, partition: int, start: int, end: int) -> None:
         place = (OFFSETS.c.topic == self._topic, OFFSETS.c.partition == partition)

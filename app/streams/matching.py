@@ -27,6 +27,8 @@ from app.streams.tracing import MatchTracing
 
 MAX_HELD = 20_000
 """Anomalies of all tenants that may wait for their turn, unacknowledged; a kilobyte or two each."""
+RESULTS = ("refused", "no_candidate", "unmatched", "matched")
+"""What becomes of an anomaly event, as it is counted."""
 Held = tuple[EventT[bytes], Anomaly]
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class AnomalyMatcher:
         self._limits = limits
         self._clock = clock
         self._figures = figures
+        self._counted = {result: figures.anomalies.labels(result) for result in RESULTS}
         self.pace = Pace()
         self.tracing: MatchTracing | None = None
         self._held: dict[str, deque[Held]] = {}
@@ -105,14 +108,14 @@ class AnomalyMatcher:
         try:
             anomaly = read_anomaly(event.value, position)
         except AnomalyRefused as error:
-            self._figures.anomalies.labels("refused").inc()
+            self._counted["refused"].inc()
             self._figures.dead_letters.labels(message.topic).inc()
             logger.warning("anomaly_refused", extra={"offset": message.offset, "error": str(error)})
             return [await self._log.send_dead_letter(source_of(event), error)]
         found = match(anomaly, self._catalog)
         is_matched = bool(_active(found))
         result = "matched" if is_matched else "unmatched" if found else "no_candidate"
-        self._figures.anomalies.labels(result).inc()
+        self._counted[result].inc()
         if not found:
             return []
         tenant = anomaly.tenant_id

@@ -138,7 +138,8 @@ class SampleReader:
     async def read(self, command: MetricCommand, at: datetime) -> Measured:
         """The newest sample of the metric, if it was measured when it counts."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._caught_up.wait(), self._catch_up_s)
+            async with asyncio.timeout(self._catch_up_s):
+                await self._caught_up.wait()
         if not self._caught_up.is_set():
             return failed(f"the topic {METRIC_SAMPLES} cannot be read: {self._broken}")
         newest = self.samples.find(command.tenant, command.service_id, command.check.metric_name)

@@ -1,6 +1,7 @@
 """The pauses in force on this worker, and waiting until they are others."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
@@ -30,7 +31,6 @@ class Pauses:
         now = clock()
         edge = self._fold.next_change(now)
         self._told.clear()
-        try:
-            await asyncio.wait_for(self._told.wait(), None if edge is None else (edge - now).total_seconds())
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if edge is None else (edge - now).total_seconds()):
+                await self._told.wait()

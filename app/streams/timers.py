@@ -1,6 +1,7 @@
 """Deadlines: a heap per worker, each answered by a ``timer_fired`` record in the log."""
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -70,7 +71,6 @@ class Timers:
 
     async def _until_next(self) -> None:
         wait_s = (self._heap[0][0] - self._clock()).total_seconds() if self._heap else None
-        try:
-            await asyncio.wait_for(self._changed.wait(), None if wait_s is None else max(wait_s, 0))
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):  # wait_for of Python 3.11 forgets a cancellation now and then
+            async with asyncio.timeout(None if wait_s is None else max(wait_s, 0)):
+                await self._changed.wait()

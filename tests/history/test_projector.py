@@ -129,6 +129,23 @@ async def test_a_database_that_was_deleted_is_rebuilt_the_same(topic, tmp_path, 
     assert found[0] == found[1]
 
 
+async def test_kafka_is_told_how_far_it_is_when_nothing_more_comes(topic, kafka, sqlite_engine):
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+
+    async def told():
+        committed = await admin.list_consumer_group_offsets(topic.group)
+        return sorted((at.topic, at.partition, found.offset) for at, found in committed.items()) == topic.ends
+
+    async with running(topic.projector(sqlite_engine)):
+        for _ in range(3):  # each within a second of the one before
+            topic.live(2)
+            await topic.send()
+            await topic.projected(sqlite_engine)
+        await until(told, 20)
+    await admin.close()
+
+
 async def test_it_goes_on_where_it_was_stopped(topic, engine, read_rows):
     for _ in range(3):
         topic.live()

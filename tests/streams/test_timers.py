@@ -1,6 +1,7 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
 from building import T0, scale, slack, story
 
 from app.core.errors import TemporaryError
@@ -51,6 +52,21 @@ async def test_a_deadline_fires_when_its_time_has_come():
     await asyncio.wait_for(fired.changed.wait(), 5)
     assert fired.executions == [waiting]
     task.cancel()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_one_that_is_stopped_just_as_something_changes_ends(turns):
+    timers = Timers(Fired(), Clock())
+    state = story(scale(require_approval=True)).prepared().state
+    timers.arm(state)
+    task = await running(timers)
+    await asyncio.sleep(0)
+    timers.arm_now(state)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
 
 
 async def test_a_deadline_is_replaced_and_disarmed():
