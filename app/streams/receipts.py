@@ -23,9 +23,6 @@ class Receipts:
 
     async def settle(self, event: EventT, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge the event once all deliveries are; returns at once while there is room."""
-        if not deliveries:
-            event.ack()
-            return
         await self._room.acquire()
         waiting = [delivery for delivery in deliveries if not delivery.done() or delivery.exception()]
         left = len(waiting)
