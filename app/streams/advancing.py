@@ -24,7 +24,7 @@ from app.streams.publisher import Delivery, Publisher
 from app.streams.receipts import Receipts
 from app.streams.records import source_of
 from app.streams.tables import DeferredTable
-from app.streams.timers import Timers
+from app.streams.timers import Armed, Timers
 from app.streams.topics import EXECUTION_EVENTS
 from app.streams.tracing import FoldTracing
 
@@ -241,8 +241,8 @@ class Advancer:
             named = {"execution_id": event.execution_id, "tenant": event.tenant, "type": event.type}
             logger.debug("event_changed_nothing", extra={**named, "why": evolved.refusal})
 
-    async def _fire(self, execution: Execution) -> None:
-        fired = TimerFired(tenant=execution.tenant, execution_id=execution.execution_id, at=self._clock())
+    async def _fire(self, armed: Armed) -> None:
+        fired = TimerFired(tenant=armed.tenant, execution_id=armed.execution_id, at=self._clock())
         await self._log.publish_event(fired)
 
 

@@ -1,8 +1,10 @@
 import asyncio
+import gc
+import weakref
 from datetime import timedelta
 
 import pytest
-from building import T0, scale, slack, story
+from building import T0, Story, requested, scale, slack, story
 
 from app.core.errors import TemporaryError
 from app.streams.timers import Timers
@@ -26,11 +28,11 @@ class Fired:
         self.refusals = refusals
         self.changed = asyncio.Event()
 
-    async def __call__(self, execution):
+    async def __call__(self, armed):
         if self.refusals:
             self.refusals -= 1
             raise TemporaryError("the broker is away")
-        self.executions.append(execution)
+        self.executions.append(armed.execution_id)
         self.changed.set()
 
 
@@ -50,7 +52,7 @@ async def test_a_deadline_fires_when_its_time_has_come():
     clock.now += timedelta(minutes=10)
     timers.arm_now(waiting)  # wakes the loop, as any later deadline does
     await asyncio.wait_for(fired.changed.wait(), 5)
-    assert fired.executions == [waiting]
+    assert fired.executions == [waiting.execution_id]
     task.cancel()
 
 
@@ -81,10 +83,10 @@ async def test_a_deadline_is_replaced_and_disarmed():
     assert fired.executions == []
     timers.arm(s.finished(command).state)
     clock.now += timedelta(seconds=600)
-    other = story(slack()).started().state.now(run=9)
+    other = Story(requested(slack()).model_copy(update={"execution_id": "other"})).started().state
     timers.arm_now(other)
     await asyncio.wait_for(fired.changed.wait(), 5)
-    assert fired.executions == [other]
+    assert fired.executions == ["other"]
     task.cancel()
 
 
@@ -108,3 +110,14 @@ async def test_cleared_nothing_fires():
     task = await running(timers)
     assert fired.executions == []
     task.cancel()
+
+
+async def test_what_has_ended_is_not_kept_until_its_deadline():
+    timers = Timers(Fired(), Clock())
+    s = story(scale(require_approval=True)).prepared()
+    timers.arm(s.state)
+    kept = weakref.ref(s.state)
+    s.cancel()
+    timers.arm(s.state)
+    gc.collect()
+    assert kept() is None
