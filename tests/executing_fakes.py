@@ -28,7 +28,6 @@ class FakeTable(Mapping):
 
     def __init__(self):
         self.rows, self.unwritten = Rows(Path(":memory:")), {}
-        self.find, self.indexed, self.expired = self.rows.find, self.rows.indexed, self.rows.expired
         self.put = self.rows.put
         self.broker = asyncio.Event()
         self.broker.set()
@@ -38,7 +37,7 @@ class FakeTable(Mapping):
         self.rows.drop(row.key)
 
     def __getitem__(self, key):
-        found = self.find(key)
+        found = self.rows.find(key)
         if found is None:
             raise KeyError(key)
         return orjson.loads(found.value)

@@ -12,6 +12,7 @@ from app.audit.folding import Known, Position
 from app.audit.reading import open_log
 from app.core.execution import Execution, Marker
 from app.streams.connection import KafkaConnection
+from app.streams.index import state_of
 
 
 class LiveTable:
@@ -101,10 +102,7 @@ async def read_live_tables(connection: KafkaConnection, topic: str) -> dict[int,
 
 def _says(row: bytes) -> Execution | Marker | None:
     try:
-        document = orjson.loads(row)
-        if "marker" in document:
-            return Marker.model_validate(document["marker"])
-        return Execution.model_validate(document["execution"])
+        return state_of(row)
     except (ValidationError, KeyError, TypeError, orjson.JSONDecodeError):
         return None
 

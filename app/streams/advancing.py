@@ -65,7 +65,7 @@ class Advancer:
 
     def recover(self, partitions: set[int]) -> None:
         """Rebuild the index from the table for these partitions, and let every live execution be looked at."""
-        rows = [row for row in self._table.indexed() if row.partition in partitions]
+        rows = [row for row in self._table.rows.indexed() if row.partition in partitions]
         self.index.rebuild(state_of(row.value) for row in rows)
         self._sent.clear()
         self._judged.clear()
@@ -167,18 +167,16 @@ class Advancer:
 
     async def _send(self, command: Command) -> Delivery:
         """Send a command, or answer it: one that is too large is known to be taken by nobody."""
-        sending = self.tracing.sending(command) if self.tracing is not None else None
+        sending = None if self.tracing is None else self.tracing.sending(command)
         try:
-            if sending is None:
-                return await self._log.send_command(command)
-            delivery = await self._log.send_command(command, sending.context)
-            delivery.add_done_callback(sending.taken)
+            delivery = await self._log.send_command(command, None if sending is None else sending.context)
         except RecordTooLarge as error:
             named = {"tenant": command.tenant, "execution_id": command.execution_id}
             logger.warning("command_too_large", extra={**named, "error": str(error)})
             return await self._log.send_event(answer_for(command, str(error), self._clock()))
-        else:
-            return delivery
+        if sending is not None:
+            delivery.add_done_callback(sending.taken)
+        return delivery
 
     def _news(self, due: Mapping[str, list[Command]]) -> Iterator[Command]:
         """What was not due when its execution was last looked at."""
@@ -216,7 +214,7 @@ class Advancer:
                     self.timers.arm_now(execution)
 
     def _drop_expired(self, partition: int) -> None:
-        for row in self._table.expired(partition, self._clock() - MARKER_GRACE):
+        for row in self._table.rows.expired(partition, self._clock() - MARKER_GRACE):
             marker = state_of(row.value)
             assert isinstance(marker, Marker)
             self.index.forget(marker)
@@ -224,7 +222,7 @@ class Advancer:
 
     def _marker_of(self, execution_id: str) -> Marker | None:
         """What the table keeps of an execution that has ended."""
-        row = self._table.find(execution_id)
+        row = self._table.rows.find(execution_id)
         state = None if row is None else state_of(row.value)
         return state if isinstance(state, Marker) else None
 

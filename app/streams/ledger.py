@@ -71,7 +71,7 @@ class Ledger:
 
     def recover(self) -> None:
         """Read, after every rebalance, where messages were posted."""
-        rows = [orjson.loads(row.value) for row in self._table.indexed()]
+        rows = [orjson.loads(row.value) for row in self._table.rows.indexed()]
         for row in sorted(rows, key=lambda one: datetime.fromisoformat(one["at"])):
             posted = Posted(*row["posted"])
             self.channels[posted.to] = posted.channel_id
@@ -88,7 +88,7 @@ class Ledger:
         """Take it for this worker."""
         turn = self._membership.turn
         self._put(command_id, {"partition": partition, "incarnation": self.incarnation, "at": now.isoformat()})
-        for row in self._table.expired(partition, now):
+        for row in self._table.rows.expired(partition, now):
             self._table.drop(row)
         deliveries = await self._table.send_changes(self._publisher)
 
@@ -113,7 +113,7 @@ class Ledger:
             raise TemporaryError(f"Kafka did not acknowledge a record of the ledger: {error!r}") from error
 
     def _row(self, command_id: str) -> dict[str, Any] | None:
-        row = self._table.find(command_id)
+        row = self._table.rows.find(command_id)
         return None if row is None else cast("dict[str, Any]", orjson.loads(row.value))
 
     def _put(self, command_id: str, row: dict[str, Any]) -> None:

@@ -105,10 +105,6 @@ class Rows:
             if partition not in partitions:
                 self._count -= self._run("DELETE FROM rows WHERE partition = ?", (partition,)).rowcount
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self.keep_only(frozenset())
-
     def _run(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         try:
             return self._file.execute(statement, values)

@@ -11,8 +11,7 @@ since, is heard after the new owner. So what is read back is compared, and the n
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,18 +67,6 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
     def _fail(self, error: DataFolderError) -> None:
         self.on_failure(error)
 
-    def find(self, key: str) -> Row | None:
-        """The row of a key; None where there is none."""
-        return self.rows.find(key)
-
-    def indexed(self) -> Iterator[Row]:
-        """The rows that are read again after each rebalance."""
-        return self.rows.indexed()
-
-    def expired(self, partition: int, now: datetime) -> list[Row]:
-        """Some rows of a partition that nobody needs any more."""
-        return self.rows.expired(partition, now)
-
     def put(self, key: str, value: bytes, outline: Outline) -> None:
         """Take the newest row of a key, to be sent.
 
@@ -98,7 +85,7 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         await super().on_recovery_completed(active_tps, standby_tps)
         owned = {tp.partition for tp in active_tps}
         self._forget_all_but(owned)
-        rows = (self.find(key) for key in self._overwritten)
+        rows = (self.rows.find(key) for key in self._overwritten)
         self._unsent += [TableChange(*row) for row in rows if row is not None]
         self._overwritten.clear()
         try:
@@ -112,7 +99,7 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         """Take what the changelog holds, without rows that are older than what was read before them."""
         for event in batch:
             key, row, value = event.key, event.value, event.message.value
-            known = self.find(key)
+            known = self.rows.find(key)
             if value is None:
                 self.rows.drop(key)
             elif known is not None and not self.is_newer(orjson.loads(known.value), row):

@@ -244,7 +244,7 @@ class TestMessagesOfApprovals:
         await bench.read(s.events[-1])
         acknowledged = asyncio.get_running_loop().create_future()
 
-        async def send_command(command):
+        async def send_command(command, _sent_by=None):
             bench.log.commands.append(command)
             return acknowledged
 

@@ -19,7 +19,6 @@ CHANGES = st.one_of(
     st.tuples(st.just("put"), KEYS, st.binary(max_size=5), OUTLINES),
     st.tuples(st.just("drop"), KEYS),
     st.tuples(st.just("keep_only"), st.frozensets(st.integers(0, 2))),
-    st.tuples(st.just("clear")),
 )
 
 
@@ -35,8 +34,6 @@ def test_it_says_what_a_dictionary_would(changes, seconds):
                 known.pop(arguments[0], None)
             case "keep_only":
                 known = {key: row for key, row in known.items() if row[1].partition in arguments[0]}
-            case "clear":
-                known = {}
     expected = {key: Row(outline.partition, key, value) for key, (value, outline) in known.items()}
     assert len(rows) == len(known)
     assert {key: rows.find(key) for key in "abcd"} == dict.fromkeys("abcd") | expected

@@ -40,13 +40,13 @@ def outline(row):
 
 
 def read(table, *keys):
-    rows = (table.find(key) for key in keys)
+    rows = (table.rows.find(key) for key in keys)
     return [None if row is None else orjson.loads(row.value) for row in rows]
 
 
 async def change(table, publisher, key, row):
     if row is None:
-        table.drop(table.find(key))
+        table.drop(table.rows.find(key))
     else:
         table.put(key, orjson.dumps(row), Outline(0, None, indexed=True))
     return (await table.send_changes(publisher))[0]
