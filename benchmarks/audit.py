@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 from bench import run, said
 from figures import Figure, PartArguments, part_arguments, report
 from prometheus_client import CollectorRegistry
+from stories import following
 
 from app.audit.reading import FETCH_BYTES
 from app.audit.verifying import Sources, Verification
@@ -28,9 +29,9 @@ from app.broker.kafka import EmbeddedKafka
 from app.clients.kafka import Consumer
 from app.collecting import collect_rarely
 from app.core.commands import StepCommand
-from app.core.events import ExecutionRequested, StepFinished, StepStarted, write_event
-from app.core.lifecycle import decide, evolve
-from app.core.planning import Outcome, Prepared
+from app.core.events import write_event
+from app.core.lifecycle import evolve
+from app.core.planning import Prepared
 from app.core.runbook import read_runbook
 from app.history.database import open_database
 from app.history.projection import Projection, Record
@@ -51,7 +52,7 @@ VERIFY, WITH_HISTORY = "audit verify, the log alone", "audit verify, with the hi
 
 def records_of(partition: int, first: int, executions: int):
     """What a worker writes for executions of three http steps: seven records each; the first one at an offset."""
-    from building import LEASE, http, requested
+    from building import http, requested
 
     runbook = read_runbook({"name": "bench", "trigger": {"service_id": "s"}, "steps": [http() for _ in range(3)]})
     asked = requested(at=BEGAN, by="olga", context={"region": "eu"})
@@ -64,23 +65,13 @@ def records_of(partition: int, first: int, executions: int):
         while event is not None:
             state, _ = evolve(state, event, RECORDS * first + len(values))
             values.append(write_event(event))
-            event = _next(state, event, at, LEASE)
+            event = following(state, event, at, _plan_of)
     return values
 
 
-def _next(state, event, at, lease):
-    if isinstance(event, ExecutionRequested | StepFinished):
-        due = decide(state)
-        if not due:
-            return None
-        (command,) = due
-        assert isinstance(command, StepCommand)
-        url = f"https://x.example/{command.command_id}"
-        plan = Prepared.of(f"POST {url}", params={"url": url}, manual_reason="http")
-        named = command.model_dump(include={"tenant", "execution_id", "command_id", "run", "phase", "attempt"})
-        return StepStarted(**named, step=command.step_index, at=at, plan=plan, lease_until=at + lease, worker="w")
-    answer = event.model_dump(exclude={"plan", "lease_until", "worker", "type"})
-    return StepFinished(**answer, outcome=Outcome(outcome="succeeded", output={"status": 200}))
+def _plan_of(command: StepCommand) -> Prepared:
+    url = f"https://x.example/{command.command_id}"
+    return Prepared.of(f"POST {url}", params={"url": url}, manual_reason="http")
 
 
 async def create_topic(servers: str) -> None:

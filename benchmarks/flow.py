@@ -7,7 +7,6 @@ nor an idle worker is measured. What it decided on the last record of every part
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,20 +60,6 @@ def folder_of(definitions: Iterable[dict], folder: Path) -> Path:
     for one in definitions:
         (folder / f"{one['name']}.yaml").write_text(yaml.safe_dump(one))
     return folder
-
-
-def event(seq: int, service: str, score: float) -> dict:
-    """The peers' event, with an id as detectors give one."""
-    return {
-        "anomaly_id": f"{time.time_ns()}-{seq}",
-        "seq": seq,
-        "emitted_ns": time.time_ns(),
-        "service_id": service,
-        "metric_name": METRIC,
-        "anomaly_score": score,
-        "timestamp": time.time(),
-        "labels": {"region": "eu-west-1", "host": f"host-{seq % 50}", "team": "payments"},
-    }
 
 
 async def publish(servers: str, count: int, event_of: Callable[[int], dict]) -> Ranges:

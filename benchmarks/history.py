@@ -23,11 +23,10 @@ import asyncpg
 from bench import percentile, run, said, shown
 from figures import Figure, PartArguments, part_arguments, report
 from sqlalchemy.ext.asyncio import AsyncEngine
+from stories import following
 
-from app.core.events import ExecutionRequested, StepFinished, StepStarted
 from app.core.execution import Execution
-from app.core.lifecycle import decide, evolve
-from app.core.planning import Outcome
+from app.core.lifecycle import evolve
 from app.history.database import open_database
 from app.history.folding import row_of
 from app.history.items import item_of
@@ -50,28 +49,17 @@ PLACES = {"the first page": 0.0, "a page deep inside": 0.5}
 
 def ended() -> Execution:
     """An execution of three http steps that has succeeded."""
-    from building import LEASE, http, plan, requested
+    from building import http, plan, requested
 
     event, state, offset = requested(http(), http(), http(), at=BEGAN, context={"region": "eu"}), None, 0
     while event is not None:
         state, refusal = evolve(state, event, offset)
         assert refusal is None, refusal
         offset += 1
-        event = _next(state, event, LEASE, plan("POST https://x.example/y"))
+        event = following(
+            state, event, event.at + timedelta(milliseconds=40), lambda _: plan("POST https://x.example/y")
+        )
     return state
-
-
-def _next(state, event, lease, plan):
-    if isinstance(event, ExecutionRequested | StepFinished):
-        due = decide(state)
-        if not due:
-            return None
-        (command,) = due
-        named = command.model_dump(include={"tenant", "execution_id", "command_id", "run", "phase", "attempt"})
-        at = event.at + timedelta(milliseconds=40)
-        return StepStarted(**named, step=command.step_index, at=at, plan=plan, lease_until=at + lease, worker="w")
-    answer = event.model_dump(exclude={"plan", "lease_until", "worker", "type"})
-    return StepFinished(**answer, outcome=Outcome(outcome="succeeded", output={"status": 200}))
 
 
 def services(count: int) -> list[tuple[str, str]]:

@@ -16,18 +16,8 @@ from pathlib import Path
 import orjson
 from bench import target
 from figures import Figure, part_arguments, report
-from flow import (
-    PARTITIONS,
-    TOPIC,
-    Flow,
-    StillWorker,
-    begin_at,
-    definition,
-    event,
-    folder_of,
-    peer,
-    still_worker,
-)
+from flow import PARTITIONS, TOPIC, Flow, StillWorker, begin_at, definition, folder_of, peer, still_worker
+from peers.rulebook_source import event
 
 from app.broker.kafka import EmbeddedKafka
 from app.core.anomaly import Position, read_anomaly

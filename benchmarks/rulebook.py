@@ -23,7 +23,8 @@ import orjson
 from aiokafka import AIOKafkaProducer
 from bench import cpu_s, put_runbook, target, worker
 from figures import Figure, part_arguments, report
-from flow import GROUP, PARTITIONS, TOPIC, definition, event, folder_of, still_worker
+from flow import GROUP, PARTITIONS, TOPIC, definition, folder_of, still_worker
+from peers.rulebook_source import event
 
 from app.broker.kafka import EmbeddedKafka
 from app.streams.connection import KafkaConnection

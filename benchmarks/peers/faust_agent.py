@@ -11,20 +11,11 @@ import time
 
 import faust
 import uvloop
+from faust_app import quiet_app
 
 
 async def main(servers: str, group: str, topic: str, count: int, folder: str) -> None:
-    app = faust.App(
-        group,
-        broker=f"kafka://{servers}",
-        datadir=folder,
-        store="memory://",
-        web_enabled=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        consumer_auto_offset_reset="earliest",
-        stream_wait_empty=False,
-    )
+    app = quiet_app(group, servers, folder, stream_wait_empty=False)
     done = asyncio.get_running_loop().create_future()
 
     @app.agent(app.topic(topic, value_serializer="json"))

@@ -10,20 +10,11 @@ import sys
 
 import faust
 import uvloop
+from faust_app import quiet_app
 
 
 def pipeline(servers: str, hops: int, folder: str) -> faust.App:
-    app = faust.App(
-        "pipeline",
-        broker=f"kafka://{servers}",
-        datadir=folder,
-        store="memory://",
-        web_enabled=False,
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        topic_partitions=8,
-        consumer_auto_offset_reset="earliest",
-    )
+    app = quiet_app("pipeline", servers, folder, topic_partitions=8)
     topics = [app.topic(f"hop-{n}", key_type=bytes, value_type=bytes, value_serializer="raw") for n in range(hops + 1)]
     for number, (source, sink) in enumerate(itertools.pairwise(topics)):
         app.agent(source, name=f"hop-{number}")(passing_on_to(sink))

@@ -139,3 +139,14 @@ async def run_command(environment: dict[str, str], *arguments: str) -> tuple[int
     )
     printed, _ = await process.communicate()
     return process.returncode, printed.decode()
+
+
+def http_worker(environment: dict[str, str], folder: Path, port: int) -> WorkerProcess:
+    """A worker for http steps alone, with its own data folder and probes; not started."""
+    own = {
+        "RUNBOOKS_WORKER__ELSEWHERE": "",
+        "RUNBOOKS_WORKER__ACTIONS": '["http"]',
+        "RUNBOOKS_DATA_DIR": str(folder / "near"),
+        "RUNBOOKS_API__PORT": str(port),
+    }
+    return WorkerProcess(environment | own, folder / "near.log")

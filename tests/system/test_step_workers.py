@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import Api, WorkerProcess, incident
+from processes import Api, http_worker, incident
 
 RUNBOOK = {
     "name": "two-kinds",
@@ -26,13 +26,7 @@ def environment(environment):
 def near(environment, tmp_path, unused_tcp_port_factory, session):
     """What starts a worker for http steps, in its own data folder, and its probes."""
     port = unused_tcp_port_factory()
-    own = {
-        "RUNBOOKS_WORKER__ELSEWHERE": "",
-        "RUNBOOKS_WORKER__ACTIONS": '["http"]',
-        "RUNBOOKS_DATA_DIR": str(tmp_path / "near"),
-        "RUNBOOKS_API__PORT": str(port),
-    }
-    process = WorkerProcess(environment | own, tmp_path / "near.log")
+    process = http_worker(environment, tmp_path, port)
     return process, Api(f"http://127.0.0.1:{port}", session)
 
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 from collector import running_collector
-from processes import Api, WorkerProcess, incident, run_command
+from processes import Api, WorkerProcess, http_worker, incident, run_command
 
 from app.core.spans import trace_of
 
@@ -51,13 +51,7 @@ def environment(environment, collector):
 async def near(environment, tmp_path, unused_tcp_port_factory, session):
     """A worker for http steps alone."""
     port = unused_tcp_port_factory()
-    own = {
-        "RUNBOOKS_WORKER__ELSEWHERE": "",
-        "RUNBOOKS_WORKER__ACTIONS": '["http"]',
-        "RUNBOOKS_DATA_DIR": str(tmp_path / "near"),
-        "RUNBOOKS_API__PORT": str(port),
-    }
-    process = WorkerProcess(environment | own, tmp_path / "near.log")
+    process = http_worker(environment, tmp_path, port)
     await process.start()
     try:
         await process.ready(Api(f"http://127.0.0.1:{port}", session))
