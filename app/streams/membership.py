@@ -11,8 +11,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-POLL_S = 0.05  # a heartbeat is heard on the consumer's thread
-
 
 class Membership:
     """One worker's place in its consumer group.
@@ -27,15 +25,18 @@ class Membership:
         self._session_timeout_s = session_timeout_s
         self._monotonic = monotonic
         self._certain_until = float("-inf")
+        self._changed = asyncio.Event()
 
     def heard(self, sent_at: float) -> None:
         """The broker took this worker for a member, in its answer to what was sent at this monotonic time."""
         self._certain_until = max(self._certain_until, sent_at + self._session_timeout_s)
+        self._changed.set()
 
     def shared_out(self) -> None:
         """The partitions are given up, to be shared out anew."""
         self.turn += 1
         self._certain_until = float("-inf")
+        self._changed.set()
         for tell in self.on_shared_out:
             tell()
 
@@ -44,6 +45,7 @@ class Membership:
 
         Waits for a heartbeat where the last one is too long ago.
         """
-        while self.turn == turn and self._monotonic() >= self._certain_until:  # noqa: ASYNC110 - two threads, two loops
-            await asyncio.sleep(POLL_S)
+        while self.turn == turn and self._monotonic() >= self._certain_until:
+            self._changed.clear()
+            await self._changed.wait()
         return self.turn == turn

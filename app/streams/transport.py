@@ -1,4 +1,4 @@
-"""Faust's transport, with its own count of what may be committed and with short waits in its fetcher.
+"""Faust's transport, with its own count of what may be committed, and with a consumer that needs no thread.
 
 Commits: see ``deliveries``. A seek also makes what was fetched before it worthless, so that is fetched again instead
 of being taken for records after a gap. And where nothing was committed yet, going back to the committed offset means
@@ -7,6 +7,10 @@ the beginning: aiokafka would stay where it is, after records that were fetched 
 A seek takes one request for each partition, and Faust fetches meanwhile: from where the partitions stood before, which
 is after records that were dropped during a recovery. Handed out and acknowledged before the seek comes to their
 partition, such records would be committed, and the dropped ones be lost. So nothing is fetched during a seek.
+
+Threads: Faust gives its consumer a thread and a loop of its own. In Python they take turns: each answer of a broker
+waits several times until the other thread lets go of the interpreter, and every record is handed from one loop to the
+other. Here the consumer is in the worker's loop, which therefore must never stand still for as long as a session lasts.
 
 Waits: aiokafka keeps one fetch in flight for each node. While it waits for data, a partition whose records were just
 handed out is not part of it, so a new record there waits for the whole fetch to come back: up to the 1.5 s that Faust
@@ -19,7 +23,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import CoroutineType
 from typing import Any
 
@@ -28,7 +32,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from faust.types.transports import ConsumerCallback, TPorTopicSet
 from mode.services import WaitResults
-from mode.utils.futures import notify
+from mode.utils.futures import maybe_async, notify
 
 from app.streams.deliveries import Deliveries
 from app.streams.eager import begin
@@ -41,8 +45,26 @@ FETCH_WAIT_MS = 10
 PREFETCH_BACKOFF_S = 0.01
 
 
-class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """A consumer thread whose fetches come back soon, and which goes back where nothing was committed too."""
+class _Reader(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Faust's consumer thread without a thread, whose fetches come back soon.
+
+    It goes back where nothing was committed too.
+    """
+
+    async def start(self) -> None:
+        """Start in the loop of the worker."""
+        self._thread_started.set()
+        await self._default_start()
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        if self._started.is_set() and not self._stopped.is_set():
+            self._stopped.set()
+            await self._shutdown_thread()
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call it, there being no other thread."""
+        return await maybe_async(fun(*args, **kwargs))
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -102,8 +124,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self._hand_out: ConsumerCallback = self.callback  # type: ignore[has-type]
         self.callback = self._deliver
 
-    def _new_consumer_thread(self) -> _Thread:
-        return _Thread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> _Reader:
+        return _Reader(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
 
     async def _deliver(self, message: Message) -> None:
         """Hand it out; what was fetched before its partition was lost, and comes after, is nothing to commit."""

@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
 from faust.types import TP, Message
+from mode.threads import WorkerThread
 from waiting import until
 
 from app.streams.app import Agents, StreamSettings, build_app, membership_of
@@ -106,8 +107,7 @@ class TestLateRecords:
 
         consumer = app.transport.create_consumer(take, on_partitions_revoked=ignore, on_partitions_assigned=ignore)
         await consumer.on_partitions_assigned({self.LOST, self.KEPT}, 1)
-        yield consumer
-        consumer._thread.thread_loop.close()  # Faust has made one for its thread, which was never started
+        return consumer
 
     async def deliver(self, consumer, tp, offset):
         """As Faust does: its own note of how far it has read comes after."""
@@ -203,18 +203,18 @@ async def test_nothing_is_handed_out_while_a_seek_is_under_way(broker, connectio
     try:
         await bench.stand_at_one()
         bench.events.clear()
-        thread = bench.app.consumer._thread
-        seek, reached, may_go = thread._seek_to_committed, threading.Event(), threading.Event()
+        reader = bench.app.consumer._thread
+        seek, reached, may_go = reader._seek_to_committed, asyncio.Event(), asyncio.Event()
 
         async def slow_seek():
             reached.set()
-            await asyncio.to_thread(may_go.wait)
+            await may_go.wait()
             return await seek()
 
-        thread._seek_to_committed = slow_seek
+        reader._seek_to_committed = slow_seek
         seeking = asyncio.create_task(bench.app.consumer.perform_seek())
-        await asyncio.to_thread(reached.wait)
-        thread._seek_to_committed = seek
+        await reached.wait()
+        reader._seek_to_committed = seek
         await bench.publish(3)
         await bench.publish(1, partition=1)
         await asyncio.sleep(2)  # time enough for what must not come
@@ -224,6 +224,21 @@ async def test_nothing_is_handed_out_while_a_seek_is_under_way(broker, connectio
         await bench.handed_out(1, 2, 3, 4, 5)
         await bench.handed_out(0, partition=1)
         await bench.stop()
+    finally:
+        await bench.close()
+
+
+async def test_records_are_fetched_in_the_loop_of_the_worker(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    before = set(threading.enumerate())
+    try:
+        await bench.start()
+        await bench.publish(1)
+        await bench.handed_out(0)
+        assert not [one for one in set(threading.enumerate()) - before if isinstance(one, WorkerThread)]
+        await bench.stop()
+        assert bench.app.consumer._thread._consumer._closed
     finally:
         await bench.close()
 
