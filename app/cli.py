@@ -33,7 +33,7 @@ cli = typer.Typer(cls=LateGroup, no_args_is_help=True, add_completion=False, pre
 topics_cli = typer.Typer(no_args_is_help=True, help="Compare the topics with topics.yaml, or create what is missing.")
 cli.add_typer(topics_cli, name="topics")
 SWITCH_INTERVAL_S = 0.0005
-"""Faust's consumer has a thread of its own: with Python's 5 ms every record would wait for it (docs/performance.md)."""
+"""SQLite has threads of its own: with Python's 5 ms a record would wait for them (docs/performance.md)."""
 Url = Annotated[str, typer.Option(envvar="API_URL", help="Where the API is.")]
 Token = Annotated[str, typer.Option(envvar=["RUNBOOKS_TOKEN", "ADMIN_JWT", "OPERATOR_JWT"], help="A JWT.")]
 
