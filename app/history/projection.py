@@ -66,6 +66,15 @@ class Place:
             self.at_hand.clear()
 
 
+class Read(NamedTuple):
+    """The records of one partition that are new to it, what they say, and of which executions."""
+
+    place: Place
+    fresh: list[Record]
+    happened: list[Happened]
+    executions: set[str]
+
+
 class Folded(NamedTuple):
     """What the records of one partition come to, not written yet."""
 
@@ -114,9 +123,12 @@ class Projection:
         Records that are folded already, and records that cannot be read, are passed over.
         Raises OffsetMoved or DATABASE_ERRORS; no place has moved then.
         """
-        folded = [one for place, records in batches if (one := await self._fold(place, records)) is not None]
-        if not folded:
+        found = [await self._read(place, records) for place, records in batches]
+        read = [new for new in found if new is not None]
+        if not read:
             return {}
+        latest = await self._latest(read)
+        folded = [await self._fold(new, latest.get(new.place.partition, {})) for new in read]
         offsets = {one.place.partition: (one.place.next_offset, one.next_offset) for one in folded}
         anchors = {one.place.partition: one.anchors for one in folded}
         await self._store.write([row for one in folded for row in one.rows], offsets, anchors)
@@ -132,30 +144,37 @@ class Projection:
             self._tell(ends, [state for one in folded for state in one.runs.values()])
         return ends
 
-    async def _fold(self, place: Place, records: Sequence[Record]) -> Folded | None:
+    async def _read(self, place: Place, records: Sequence[Record]) -> Read | None:
+        """What is new to the partition; None when nothing is."""
         fresh = [record for record in records if record.offset >= place.next_offset]
         if not fresh:
             return None
         happened = [one async for part in _slices(fresh) for one in self._readable(place.partition, part)]
-        known = await self._known(place, {one.event.execution_id for one in happened})
+        return Read(place, fresh, happened, {one.event.execution_id for one in happened})
+
+    async def _latest(self, read: Iterable[Read]) -> Mapping[int, dict[str, Execution]]:
+        """By partition, the latest runs of the executions that are not at hand."""
+        missing = {new.place.partition: new.executions - new.place.at_hand.keys() for new in read}
+        wanted = {partition: names for partition, names in missing.items() if names}
+        return await self._store.latest(wanted) if wanted else {}
+
+    async def _fold(self, read: Read, latest: dict[str, Execution]) -> Folded:
+        """latest: the runs before the batch of what is not at hand."""
+        place = read.place
+        known = place.of(read.executions) | latest
         runs: Runs = {}
-        async for events in _slices(happened):
+        async for events in _slices(read.happened):
             changed = fold(known, events)
             known |= latest_of(changed)
             runs |= changed
         rows = [row_of(state, place.partition) async for part in _slices(list(runs.values())) for state in part]
-        return Folded(place, fresh[-1].offset + 1, runs, rows, list(self._anchors(place, fresh)))
+        return Folded(place, read.fresh[-1].offset + 1, runs, rows, list(self._anchors(place, read.fresh)))
 
     def _anchors(self, place: Place, records: Iterable[Record]) -> Iterator[Anchor]:
         """What these records add; some are anchored already where a rival was faster, or offsets were set back."""
         new = (one for one in records if one.offset >= place.anchor.next_offset)
         digests = ((one.offset, record_digest(place.partition, one.offset, one.key, one.value)) for one in new)
         return extended(place.anchor, digests, self._anchor_every)
-
-    async def _known(self, place: Place, execution_ids: set[str]) -> dict[str, Execution]:
-        """The latest runs of these executions before the batch."""
-        at_hand = place.of(execution_ids)
-        return at_hand | await self._store.latest(place.partition, sorted(execution_ids - at_hand.keys()))
 
     def _readable(self, partition: int, records: Iterable[Record]) -> Iterator[Happened]:
         for record in records:

@@ -1,6 +1,6 @@
 """Reading and writing the read model: rows and offsets in one transaction."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,6 +28,7 @@ class Store:
         self._topic = topic
         self._insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._upsert = self._make_upsert()
+        self._upsert_anchor = self._make_upsert_anchor()
 
     async def next_offset(self, partition: int) -> int:
         """The first offset of the partition that is not folded yet; 0 when nothing is."""
@@ -51,25 +52,25 @@ class Store:
         async with self._engine.connect() as connection:
             return [Execution.model_validate_json(state) for state in (await connection.execute(query)).scalars()]
 
-    async def latest(self, partition: int, execution_ids: Iterable[str]) -> dict[str, Execution]:
-        """The latest run of each of these executions that the partition knows."""
-        wanted = [searchable(execution_id) for execution_id in execution_ids]
-        found: dict[str, Execution] = {}
-        if not wanted:
-            return found
-        async with self._engine.connect() as connection:
-            for start in range(0, len(wanted), CHUNK):
-                query = (
-                    sa.select(EXECUTIONS.c.state)
-                    .where(
-                        EXECUTIONS.c.execution_id.in_(wanted[start : start + CHUNK]),
-                        EXECUTIONS.c.partition == partition,
-                    )
-                    .order_by(EXECUTIONS.c.run)
+    async def latest(self, wanted: Mapping[int, Collection[str]]) -> dict[int, dict[str, Execution]]:
+        """By partition, the latest run of each of its executions that are wanted, of those that it knows."""
+        found: dict[int, dict[str, Execution]] = {partition: {} for partition in wanted}
+        names = sorted({searchable(name) for executions in wanted.values() for name in executions})
+        for start in range(0, len(names), CHUNK):
+            query = (
+                sa.select(EXECUTIONS.c.partition, EXECUTIONS.c.state)
+                .where(
+                    EXECUTIONS.c.execution_id.in_(names[start : start + CHUNK]),
+                    EXECUTIONS.c.partition.in_(sorted(wanted)),
                 )
-                for state in (await connection.execute(query)).scalars():
-                    execution = Execution.model_validate_json(state)
-                    found[execution.execution_id] = execution
+                .order_by(EXECUTIONS.c.run)
+            )
+            async with self._engine.connect() as connection:
+                rows = (await connection.execute(query)).all()
+            for partition, state in rows:
+                execution = Execution.model_validate_json(state)
+                if execution.execution_id in wanted[partition]:
+                    found[partition][execution.execution_id] = execution
         return found
 
     async def versions(self, execution_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -135,37 +136,48 @@ class Store:
         Raises OffsetMoved when a partition does not stand at its first offset any more.
         """
         async with self._engine.begin() as connection:
-            for partition, (start, end) in sorted(offsets.items()):  # in one order: two writers never wait crosswise
-                await self._move(connection, partition, start, end)
+            await self._move(connection, offsets)
             for first in range(0, len(rows), CHUNK):
                 await connection.execute(self._upsert, rows[first : first + CHUNK])
             if anchors:
                 await self._write_anchors(connection, anchors)
 
     async def _write_anchors(self, connection: AsyncConnection, anchors: Mapping[int, Sequence[Anchor]]) -> None:
-        insert = self._insert(ANCHORS)
-        upsert = insert.on_conflict_do_update(
-            index_elements=[ANCHORS.c.topic, ANCHORS.c.partition, ANCHORS.c.first_offset],
-            set_={name: insert.excluded[name] for name in ("next_offset", "head", "digests")},
-        )
         rows = [
             {"topic": self._topic, "partition": partition, **anchor._asdict()}
             for partition, changed in sorted(anchors.items())
             for anchor in changed
         ]
-        await connection.execute(upsert, rows)
+        await connection.execute(self._upsert_anchor, rows)
 
-    async def _move(self, connection: AsyncConnection, partition: int, start: int, end: int) -> None:
-        place = (OFFSETS.c.topic == self._topic, OFFSETS.c.partition == partition)
-        moved = await connection.execute(
-            sa.update(OFFSETS).where(*place, OFFSETS.c.next_offset == start).values(next_offset=end)
-        )
-        if moved.rowcount == 1:
+    async def _move(self, connection: AsyncConnection, offsets: Mapping[int, tuple[int, int]]) -> None:
+        """Move all partitions, those that stand somewhere in one statement."""
+        standing = sorted((partition, start) for partition, (start, _) in offsets.items() if start)
+        for partition, (start, end) in sorted(offsets.items()):
+            if not start:
+                await self._begin(connection, partition, end)
+        if not standing:
             return
+        ends = {partition: sa.literal(offsets[partition][1], sa.BigInteger) for partition, _ in standing}
+        place = sa.tuple_(OFFSETS.c.partition, OFFSETS.c.next_offset)
+        moved = await connection.execute(
+            sa.update(OFFSETS)
+            .where(OFFSETS.c.topic == self._topic, place.in_(standing))
+            .values(next_offset=sa.case(ends, value=OFFSETS.c.partition))
+        )
+        if moved.rowcount != len(standing):
+            raise OffsetMoved(f"{len(standing) - moved.rowcount} of these partitions have moved: {dict(standing)}")
+
+    async def _begin(self, connection: AsyncConnection, partition: int, end: int) -> None:
+        """Move a partition of which nothing is folded yet."""
         first = self._insert(OFFSETS).values(topic=self._topic, partition=partition, next_offset=end)
-        inserted = await connection.execute(first.on_conflict_do_nothing()) if start == 0 else None
-        if inserted is None or inserted.rowcount != 1:
-            raise OffsetMoved(f"partition {partition} is not at {start}")
+        begun = first.on_conflict_do_update(
+            index_elements=[OFFSETS.c.topic, OFFSETS.c.partition],
+            set_={"next_offset": first.excluded.next_offset},
+            where=OFFSETS.c.next_offset == 0,
+        )
+        if (await connection.execute(begun)).rowcount != 1:
+            raise OffsetMoved(f"partition {partition} is not at 0")
 
     def _make_upsert(self) -> Any:
         """Insert, or change the row of the very same run: never that of another tenant that used its id."""
@@ -175,4 +187,12 @@ class Store:
             index_elements=[EXECUTIONS.c.execution_id, EXECUTIONS.c.run],
             set_={name: new[name] for name in CHANGING},
             where=(EXECUTIONS.c.tenant == new.tenant) & (EXECUTIONS.c.partition == new.partition),
+        )
+
+    def _make_upsert_anchor(self) -> Any:
+        """Insert, or go on with the open one."""
+        insert = self._insert(ANCHORS)
+        return insert.on_conflict_do_update(
+            index_elements=[ANCHORS.c.topic, ANCHORS.c.partition, ANCHORS.c.first_offset],
+            set_={name: insert.excluded[name] for name in ("next_offset", "head", "digests")},
         )

@@ -136,19 +136,42 @@ async def test_of_two_projectors_at_one_offset_one_writes(engine, new_log, read_
     assert states((await read_rows(engine))[0]) == log.runs
 
 
-async def test_of_several_partitions_all_are_written_or_none(engine, new_log, read_rows):
-    logs, projection = [new_log(), new_log()], new_projection(engine)
+@pytest.mark.parametrize("begun", [(), (0,), (1,), (0, 1)])
+async def test_of_several_partitions_all_are_written_or_none(engine, new_log, read_rows, begun):
+    logs, projection, rival = [new_log(), new_log()], new_projection(engine), new_projection(engine)
+    for number in begun:
+        logs[number].request(f"e{number}", tenant=f"t{number}")
+        await projection.project([(await projection.load(number), logs[number].records())])
     for number, log in enumerate(logs):
-        log.request(f"e{number}", tenant=f"t{number}")
+        log.request(f"f{number}", tenant=f"t{number}")
     places = [await projection.load(0), await projection.load(1)]
-    rival = new_projection(engine)
+    stood = [place.next_offset for place in places]
     await rival.project([(await rival.load(1), logs[1].records())])
     before = await read_rows(engine)
-    both = [(place, log.records()) for place, log in zip(places, logs, strict=True)]
     with pytest.raises(OffsetMoved):
-        await projection.project(both)
+        await projection.project([(place, log.records()) for place, log in zip(places, logs, strict=True)])
     assert await read_rows(engine) == before
-    assert [place.next_offset for place in places] == [0, 0]
+    assert [place.next_offset for place in places] == stood
+    again = [await projection.load(0), await projection.load(1)]
+    await projection.project([(place, log.records()) for place, log in zip(again, logs, strict=True)])
+    assert states((await read_rows(engine))[0]) == logs[0].runs | logs[1].runs
+
+
+async def test_offsets_may_be_as_large_as_those_of_kafka(engine, read_rows):
+    store, far = Store(engine, TOPIC), 2**62
+    await store.write([], {0: (0, far), 1: (0, 7)})
+    await store.write([], {0: (far, far + 1), 1: (7, far)})
+    assert await store.next_offsets() == {0: far + 1, 1: far}
+
+
+async def test_who_used_an_id_in_another_partition_is_not_known_in_this_one(engine, new_log, read_rows):
+    """An id is the tenant's own choice, and another tenant's log may be another partition."""
+    log, projection = new_log(), new_projection(engine)
+    log.request("e")
+    log.request("f")
+    await projection.project([(await projection.load(0), log.records())])
+    latest = await Store(engine, TOPIC).latest({0: {"e"}, 1: {"e", "f"}})
+    assert latest == {0: {"e": log.runs["e", 0]}, 1: {}}
 
 
 async def test_an_unreadable_record_is_passed_over_and_counted(engine, new_log, read_rows, caplog):
