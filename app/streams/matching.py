@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
 from app.core.anomaly import Anomaly, Position, read_anomaly
 from app.core.answers import AnomalyAnswered, RunbookAnswer, shortened
@@ -57,12 +57,12 @@ class AnomalyMatcher:
         self._room = asyncio.Semaphore(MAX_HELD)
         figures.held.set_function(lambda: sum(map(len, self._held.values())))
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
         releasing = asyncio.create_task(self._release(receipts))
         releasing.add_done_callback(receipts.fail_with)
         try:
-            async for event in stream.noack().events():
+            async for event in records:
                 deliveries = await self._handle(event)
                 if deliveries is not None:
                     await receipts.settle(event, deliveries)

@@ -45,15 +45,12 @@ def _done():
 
 
 class Stream:
-    """Anomalies as Faust hands them out; ends never."""
+    """Anomalies as an agent is given them; ends never."""
 
     def __init__(self):
         self.records = asyncio.Queue()
 
-    def noack(self):
-        return self
-
-    async def events(self):
+    async def drawn(self):
         while True:
             yield await self.records.get()
 
@@ -79,7 +76,7 @@ class Bench:
         self.matcher = AnomalyMatcher(catalog, self.log, Limits(), lambda: T0, Figures(registry))
         self.matcher.pace = Pace(lambda: self.now)
         self.failures = []
-        self.running = asyncio.create_task(self.matcher.run(self.stream, Receipts(10, self.failures.append)))
+        self.running = asyncio.create_task(self.matcher.run(self.stream.drawn(), Receipts(10, self.failures.append)))
 
     async def requested(self, tenant, count):
         async def there():
