@@ -9,7 +9,7 @@ from typing import NamedTuple
 from faust.types import EventT
 
 from app.core.anomaly import Anomaly, Position, read_anomaly, tenant_in
-from app.core.answers import AnomalyAnswered, RunbookAnswer, shortened
+from app.core.answers import Answered, RunbookAnswer, shortened
 from app.core.catalog import Catalog, Definition
 from app.core.errors import AnomalyRefused, RecordTooLarge
 from app.core.events import ExecutionRequested, Limits
@@ -17,6 +17,7 @@ from app.core.execution import begin, keys_of
 from app.core.matching import Match, Miss, match, request_of
 from app.core.spans import SpanContext
 from app.ending import cancelled
+from app.streams.answering import Answers
 from app.streams.drawing import Turn
 from app.streams.figures import Figures
 from app.streams.holding import Held
@@ -65,18 +66,23 @@ class AnomalyMatcher:
         self._counted = {result: figures.anomalies.labels(result) for result in RESULTS}
         self.pace = Pace()
         self.tracing: MatchTracing | None = None
+        self._answers = Answers(log)
         self._held = Held()
         figures.held.set_function(lambda: len(self._held))
 
     async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
         """Handle records until there are no more."""
-        releasing = asyncio.create_task(self._release(receipts))
-        releasing.add_done_callback(receipts.fail_with)
+        beside = [asyncio.create_task(work) for work in (self._release(receipts), self._answers.run())]
+        for task in beside:
+            task.add_done_callback(receipts.fail_with)
         try:
             async for event in records:
                 await self._take(event, receipts)
         finally:
-            await cancelled(releasing)
+            for task in beside:
+                task.cancel()
+            for task in beside:
+                await cancelled(task)
 
     def forget(self) -> None:
         """Let go of what waits: the partitions are shared out anew, and what was not acknowledged is read again."""
@@ -153,7 +159,7 @@ class AnomalyMatcher:
         deliveries = [await self._send(request, event, context) for request in requests]
         if matching is not None:
             matching.end(len(requests))
-        return [*deliveries, await self._log.send_answers(self._answers(anomaly, found, requests, at))]
+        return [*deliveries, self._answers.add(anomaly.tenant_id, self._answered(anomaly, found, requests, at))]
 
     async def _refuse(self, event: EventT[bytes], error: AnomalyRefused) -> Delivery:
         """Put an event aside that is none."""
@@ -173,13 +179,12 @@ class AnomalyMatcher:
             logger.warning("request_too_large", extra={"offset": event.message.offset, "error": str(error)})
             return await self._log.send_dead_letter(source_of(event), error)
 
-    def _answers(
+    def _answered(
         self, anomaly: Anomaly, found: tuple[Match | Miss, ...], requests: list[ExecutionRequested], at: datetime
-    ) -> AnomalyAnswered:
+    ) -> Answered:
         """What every candidate said."""
         requested = {request.runbook.name: request for request in requests}
-        return AnomalyAnswered(
-            tenant=anomaly.tenant_id,
+        return Answered(
             anomaly_id=anomaly.anomaly_id,
             service_id=anomaly.service_id,
             metric_name=anomaly.metric_name,

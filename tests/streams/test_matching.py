@@ -32,8 +32,8 @@ class Requests:
         self.sent.append(event)
         return _done()
 
-    async def send_answers(self, answered):
-        self.answered.append(answered.anomaly_id)
+    async def send_answers(self, tenant, parts):
+        self.answered += [orjson.loads(part)["anomaly_id"] for part in parts]
         return _done()
 
     async def send_dead_letter(self, source, error):
