@@ -74,6 +74,37 @@ async def test_what_one_tenant_is_told_in_one_turn_shares_a_record(bench):
     assert (a.done(), b.done(), c.done()) == (True, False, True)
 
 
+async def test_while_a_record_is_on_its_way_the_tenants_next_answers_gather(bench):
+    bench.add("t", "a")
+    await turns()
+    for name in ("b", "c"):
+        bench.add("t", name)
+        bench.add("u", name)
+        await turns()
+    assert bench.log.records == [("t", ["a"]), ("u", ["b"])]
+    bench.log.deliveries[0].set_result("place")
+    await turns()
+    assert bench.log.records[2:] == [("t", ["b", "c"])]
+    bench.log.deliveries[1].set_exception(TemporaryError("away"))
+    await turns()
+    assert bench.log.records[3:] == [("u", ["c"])]
+
+
+async def test_what_is_full_goes_while_another_is_on_its_way(bench):
+    bench.add("t", "a")
+    await turns()
+    for number in range(MAX_TOGETHER + 1):
+        bench.add("t", f"a{number}")
+        await turns()
+    assert [len(names) for _, names in bench.log.records] == [1, MAX_TOGETHER]
+    bench.log.deliveries[1].set_result("place")
+    await turns()
+    assert len(bench.log.records) == 2
+    bench.log.deliveries[0].set_result("place")
+    await turns()
+    assert bench.log.records[2:] == [("t", [f"a{MAX_TOGETHER}"])]
+
+
 async def test_a_record_is_full_by_its_answers_or_by_its_bytes(bench):
     for number in range(MAX_TOGETHER + 1):
         bench.add("t", f"a{number}")
@@ -81,10 +112,13 @@ async def test_a_record_is_full_by_its_answers_or_by_its_bytes(bench):
     for number in range(MAX_BYTES // MAX_REASON + 1):
         bench.add("u", f"a{number}", reason)
     await turns()
-    assert [len(names) for tenant, names in bench.log.records if tenant == "t"] == [MAX_TOGETHER, 1]
-    sizes = [len(names) for tenant, names in bench.log.records if tenant == "u"]
-    assert (len(sizes), sum(sizes)) == (2, MAX_BYTES // MAX_REASON + 1)
-    assert sizes[0] * MAX_REASON < MAX_BYTES
+    for delivery in bench.log.deliveries:
+        delivery.set_result("place")
+    await turns()
+    counts = {tenant: [len(names) for one, names in bench.log.records if one == tenant] for tenant in ("t", "u")}
+    assert counts["t"] == [MAX_TOGETHER, 1]
+    assert (len(counts["u"]), sum(counts["u"])) == (2, MAX_BYTES // MAX_REASON + 1)
+    assert counts["u"][0] * MAX_REASON < MAX_BYTES
 
 
 async def test_whoever_waits_for_a_record_learns_that_it_failed(bench):
