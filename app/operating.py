@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from app.core.anomaly import Anomaly
-from app.core.answers import AnomalyAnswered
+from app.core.answers import MATCH_DECISIONS
 from app.core.catalog import CHANGES, Change
 from app.core.commands import COMMANDS
 from app.core.decisions import ApprovalDecision
@@ -142,7 +142,7 @@ def schemas() -> dict[str, str]:
         "approval-decision.json": ApprovalDecision,
         "execution-event.json": EVENTS,
         "metric-sample.json": MetricSample,
-        "match-decision.json": AnomalyAnswered,
+        "match-decision.json": MATCH_DECISIONS,
         "runbook-change.json": CHANGES,
         "runbook.json": Runbook,
         "step-command.json": COMMANDS,

@@ -105,7 +105,7 @@ class StillWorker:
             with self.moving():
                 while len(times) < decided:
                     for records in (await watcher.getmany(timeout_ms=200)).values():
-                        times += [record.timestamp for record in records]
+                        times += [at for one in records for at in [one.timestamp] * answered_in(one.value)]
                 after = self._process.cpu_times()
                 await committed(self._servers, {partition: end for partition, (_, end) in ranges.items()})
         used = after.user + after.system - before.user - before.system
@@ -124,6 +124,11 @@ class StillWorker:
         """Let it tell the broker that it is still there."""
         with self.moving():
             await asyncio.sleep(0.5)
+
+
+def answered_in(record: bytes) -> int:
+    """How many anomalies a record of the ledger is about; other versions' workers write one record for each."""
+    return len(orjson.loads(record).get("anomalies", [None]))
 
 
 @contextlib.asynccontextmanager

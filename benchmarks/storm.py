@@ -2,7 +2,8 @@
 
 First the steady drain (a window of executions kept in flight), then the burst: it should take little longer than as
 many executions take steadily. The quiet tenant's log is the same partition; its anomaly -> first step started is taken
-before and during the burst. Every anomaly must be accounted for, in the log and in the history.
+during the steady drain, which keeps the worker as busy, then alone, and during the burst. Every anomaly must be
+accounted for, in the log and in the history.
 Run: .venv/bin/python benchmarks/storm.py [--rounds N] [--short]
 """
 
@@ -29,6 +30,7 @@ from app.broker.kafka import EmbeddedKafka
 
 PARTITIONS = 8
 QUIET_PER_S = 5.0
+WHEN = {"steady": "beside a steady drain", "before": "alone", "during": "beside the burst"}
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ def place_of(tenant: str) -> int:
     return (murmur2(tenant.encode()) & 0x7FFFFFFF) % PARTITIONS
 
 
-def same_partition(tenant: str) -> str:
-    """Another tenant whose log is the same partition."""
-    names = (f"quiet-{number}" for number in itertools.count())
+def same_partition(tenant: str, prefix: str) -> str:
+    """Another tenant whose log is the same partition; prefix: of its name."""
+    names = (f"{prefix}-{number}" for number in itertools.count())
     return next(name for name in names if place_of(name) == place_of(tenant))
 
 
@@ -101,16 +103,17 @@ class Storm:
         self._size = size
         self.found = Found()
 
-    async def steady(self, turn: int) -> float:
+    async def steady(self, turn: int, steady: str, quiet: str) -> float:
         """Executions a second without a burst."""
         size = self._size
-        rate = await drain(self._publisher, self._watch, ("steady",), f"steady-{turn}", size.steady, size.slots)
+        async with trickle(self._publisher, quiet, f"steady-{turn}"):
+            rate = await drain(self._publisher, self._watch, (steady,), f"drain-{turn}", size.steady, size.slots)
         said(f"steady drain with {size.slots} in flight", f"{rate:.0f}/s")
         return rate
 
-    async def burst(self, turn: int, tenant: str, quiet: str) -> None:
+    async def burst(self, turn: int, tenant: str, steady: str, quiet: str) -> None:
         """The steady drain, the quiet tenant alone, and the burst."""
-        rate, size, process, memory = await self.steady(turn), self._size, workers()[0], []
+        rate, size, process, memory = await self.steady(turn, steady, quiet), self._size, workers()[0], []
         async with trickle(self._publisher, quiet, f"before-{turn}"):
             await asyncio.sleep(size.before_s)
         used, begun = cpu_s(), time.time()
@@ -134,11 +137,11 @@ class Storm:
 
     async def _keep_latencies(self, turn: int, quiet: str) -> None:
         seen = self._watch.of(quiet)
-        for when in ("before", "during"):
+        for when, how in WHEN.items():
             mine = self._publisher.of(f"{when}-{turn}-")
             await self._watch.until(lambda mine=mine: len(seen.latencies(mine)) == len(mine))
             latencies = seen.latencies(mine)
-            shown(f"quiet tenant, {when} the storm", latencies)
+            shown(f"quiet tenant, {how}", latencies)
             self.found.keep(f"{when} p50", 1e3 * statistics.median(latencies))
             self.found.keep(f"{when} p99", 1e3 * percentile(latencies, 0.99))
 
@@ -168,9 +171,9 @@ def figures_of(found: Found, size: Size) -> list[Figure]:
         Figure(f"{name}: until the first execution has ended", "s", {"ours": values["first end"]}),
         Figure(
             f"{name}: a quiet tenant's anomaly → first step started, p50", "ms",
-            {"ours": values["during p50"], "before the burst": values["before p50"]},
-            note=f"p99 {statistics.median(values['during p99']):.0f} ms, before the burst "
-            f"{statistics.median(values['before p99']):.0f} ms; its log is the same partition",
+            {"ours": values["during p50"]} | {WHEN[when]: values[f"{when} p50"] for when in ("steady", "before")},
+            note="its log is the same partition; p99, ms: "
+            + ", ".join(f"{how} {statistics.median(values[f'{when} p99']):.0f}" for when, how in WHEN.items()),
         ),
         Figure(
             f"{name}: peak resident memory of the worker", "MB", {"ours": values["peak"], "before": values["before"]},
@@ -195,14 +198,14 @@ async def main(arguments: PartArguments) -> None:
             worker(kafka.bootstrap_servers, folder, **settings) as session,
         ):
             storms = [f"storm-{turn}" for turn in range(arguments.rounds)]
-            pairs = [(tenant, same_partition(tenant)) for tenant in storms]
-            for tenant in {"steady", *itertools.chain(*pairs)}:
+            neighbours = [(one, same_partition(one, "steady"), same_partition(one, "quiet")) for one in storms]
+            for tenant in set(itertools.chain(*neighbours)):
                 await put_runbook(session, runbook_of({"type": "http", "method": "POST", "url": url}), tenant)
             watch = Watch(kafka.bootstrap_servers)
             storm = Storm(Publisher(producer), watch, folder / "worker" / "history.db", size)
             async with background(watch.run()):
-                for turn, (tenant, quiet) in enumerate(pairs):
-                    await storm.burst(turn, tenant, quiet)
+                for turn, tenants in enumerate(neighbours):
+                    await storm.burst(turn, *tenants)
         report(arguments, figures_of(storm.found, size))
 
 

@@ -1,18 +1,18 @@
-"""The why-not ledger: one record an anomaly, with the answer of every runbook that was a candidate for it.
+"""The why-not ledger: for each anomaly the answer of every runbook that was a candidate for it.
 
-A candidate is a runbook whose trigger names the anomaly's service and metric, or any. An anomaly without candidates has
-no record: it is counted in a metric only, so that a flood of anomalies about nothing of ours costs nothing here.
+A candidate is a runbook whose trigger names the anomaly's service and metric, or any. An anomaly without candidates is
+not in it: it is counted in a metric only, so that a flood of anomalies about nothing of ours costs nothing here.
 What an execution's guards said later stands in its own log, under the id that the answer names.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter
 
 from app.core.anomaly import Name, TenantId
-from app.core.errors import Problem, RecordRefused
-from app.core.model import Frozen, Instant
+from app.core.model import Frozen, Instant, read_document, validated
 from app.core.runbook import RunbookName
 
 MAX_REASON = 1024
@@ -35,11 +35,9 @@ class RunbookAnswer(Frozen):
     keys: tuple[str, ...] = ()
 
 
-class AnomalyAnswered(Frozen):
-    """One record of the topic ``match-decisions``."""
+class Answered(Frozen):
+    """What the candidates said of one anomaly."""
 
-    type: Literal["anomaly_answered"] = "anomaly_answered"
-    tenant: TenantId
     anomaly_id: Name
     service_id: Name
     metric_name: Name
@@ -47,17 +45,43 @@ class AnomalyAnswered(Frozen):
     answers: Annotated[tuple[RunbookAnswer, ...], Field(min_length=1)]
 
 
-def write_answers(answered: AnomalyAnswered) -> bytes:
-    """As it stands on the topic, what is empty left out; by hand, as every anomaly that has candidates pays for it."""
-    record = {
-        "tenant": answered.tenant,
-        "anomaly_id": answered.anomaly_id,
-        "service_id": answered.service_id,
-        "metric_name": answered.metric_name,
-        "at": answered.at,
-        "answers": [_written(one) for one in answered.answers],
-    }
-    return orjson.dumps(record)
+class AnomalyAnswered(Answered):
+    """A record of ``match-decisions`` as it was when each anomaly had one of its own: it is read, and not written."""
+
+    type: Literal["anomaly_answered"] = "anomaly_answered"
+    tenant: TenantId
+
+
+class AnomaliesAnswered(Frozen):
+    """One record of the topic ``match-decisions``: anomalies of one tenant that were answered in the same moment."""
+
+    type: Literal["anomalies_answered"] = "anomalies_answered"
+    tenant: TenantId
+    anomalies: Annotated[tuple[Answered, ...], Field(min_length=1)]
+
+
+OLD_RECORDS: TypeAdapter[AnomalyAnswered] = TypeAdapter(AnomalyAnswered)
+RECORDS: TypeAdapter[AnomaliesAnswered] = TypeAdapter(AnomaliesAnswered)
+MATCH_DECISIONS: TypeAdapter[AnomaliesAnswered | AnomalyAnswered] = TypeAdapter(AnomaliesAnswered | AnomalyAnswered)
+
+
+def write_answered(answered: Answered) -> bytes:
+    """Its part of a record, what is empty left out; by hand, as every anomaly that has candidates pays for it."""
+    return orjson.dumps(
+        {
+            "anomaly_id": answered.anomaly_id,
+            "service_id": answered.service_id,
+            "metric_name": answered.metric_name,
+            "at": answered.at,
+            "answers": [_written(one) for one in answered.answers],
+        }
+    )
+
+
+def write_answers(tenant: str, parts: Iterable[bytes]) -> bytes:
+    """A record of such parts, at least one."""
+    anomalies = [*map(orjson.Fragment, parts)]
+    return orjson.dumps({"type": "anomalies_answered", "tenant": tenant, "anomalies": anomalies})
 
 
 def _written(one: RunbookAnswer) -> dict[str, object]:
@@ -71,18 +95,17 @@ def _written(one: RunbookAnswer) -> dict[str, object]:
     return record
 
 
-def read_answers(raw: bytes | None) -> AnomalyAnswered:
-    """Read one record of the topic.
+def read_answers(raw: bytes | None) -> AnomaliesAnswered:
+    """Read one record of the topic, of either form.
 
     Raises RecordRefused.
     """
-    try:
-        return AnomalyAnswered.model_validate(orjson.loads(raw or b""))
-    except orjson.JSONDecodeError as error:
-        raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        raise RecordRefused([Problem(".".join(map(str, one["loc"])), one["msg"]) for one in details]) from error
+    body = read_document(raw)
+    if isinstance(body, dict) and body.get("type") == "anomalies_answered":
+        record: AnomaliesAnswered = validated(body, RECORDS)
+        return record
+    one: AnomalyAnswered = validated(body, OLD_RECORDS)
+    return AnomaliesAnswered(tenant=one.tenant, anomalies=(one,))
 
 
 def shortened(reason: str) -> str:

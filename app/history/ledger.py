@@ -1,8 +1,10 @@
 """The why-not ledger in the database: what candidate runbooks said of anomalies, kept for a number of days."""
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -10,7 +12,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.answers import AnomalyAnswered, read_answers
+from app.core.answers import AnomaliesAnswered, read_answers
 from app.core.errors import RecordRefused
 from app.history.projection import Place, Record
 from app.history.schema import MATCH_DECISIONS, MAX_BIGINT, microseconds, searchable
@@ -18,7 +20,9 @@ from app.history.store import Store
 
 SWEEP_EVERY = timedelta(minutes=5)
 SWEEP_ROWS = 20_000
+SLICE = 300  # rows made before anything else on the event loop gets its turn
 KEY = ("tenant", "anomaly_id", "runbook_name")
+row_key = itemgetter(*KEY)
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +54,9 @@ class LedgerStore(Store):
 
 class LedgerProjection:
     """Writes the ledger's records as rows; what is older than ``keep`` goes away."""
+
+    batch_records = 100
+    """Records that are projected at once; each has up to 50 anomalies."""
 
     def __init__(
         self,
@@ -83,7 +90,7 @@ class LedgerProjection:
         for place, records in batches:
             fresh = [record for record in records if record.offset >= place.next_offset]
             if fresh:
-                rows |= {tuple(row[name] for name in KEY): row for row in self._rows(fresh)}
+                rows |= {row_key(row): row async for row in self._rows(fresh)}
                 moves.append((place, fresh[-1].offset + 1))
         if not moves:
             return {}
@@ -95,13 +102,22 @@ class LedgerProjection:
         await self._sweep()
         return {partition: end for partition, (_, end) in ends.items()}
 
-    def _rows(self, records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    async def _rows(self, records: Iterable[Record]) -> AsyncIterator[dict[str, Any]]:
+        """The rows of some records, with a turn for everything else on the event loop now and then."""
+        made = 0
         for record in records:
             try:
-                yield from rows_of(read_answers(record.value))
+                answered = read_answers(record.value)
             except RecordRefused as error:
                 self._unreadable.inc()
                 logger.warning("answers_refused", extra={"offset": record.offset, "error": str(error)})
+                continue
+            for row in rows_of(answered):
+                made += 1
+                yield row
+            if made >= SLICE:
+                made = 0
+                await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
         now = self._clock()
@@ -112,19 +128,23 @@ class LedgerProjection:
             self._sweep_at = now + SWEEP_EVERY
 
 
-def rows_of(answered: AnomalyAnswered) -> Iterator[dict[str, Any]]:
-    """Rows of the table, one a candidate."""
-    for one in answered.answers:
-        yield {
-            "tenant": answered.tenant,
+def rows_of(record: AnomaliesAnswered) -> Iterator[dict[str, Any]]:
+    """Rows of the table, one an anomaly and candidate."""
+    for answered in record.anomalies:
+        common = {
+            "tenant": record.tenant,
             "anomaly_id": searchable(answered.anomaly_id),
-            "runbook_name": one.runbook,
-            "runbook_version": min(one.version, MAX_BIGINT),
             "service_id": searchable(answered.service_id),
             "metric_name": searchable(answered.metric_name),
-            "result": one.result,
-            "reason": one.reason.replace("\x00", "\ufffd"),
-            "execution_id": one.execution_id,
-            "acts_on": orjson.dumps(one.keys).decode() if one.keys else None,
             "decided_us": microseconds(answered.at),
         }
+        for one in answered.answers:
+            yield {
+                **common,
+                "runbook_name": one.runbook,
+                "runbook_version": min(one.version, MAX_BIGINT),
+                "result": one.result,
+                "reason": one.reason.replace("\x00", "\ufffd"),
+                "execution_id": one.execution_id,
+                "acts_on": orjson.dumps(one.keys).decode() if one.keys else None,
+            }

@@ -88,6 +88,9 @@ class Folded(NamedTuple):
 class Projection:
     """Folds records and writes what they changed."""
 
+    batch_records = 2000
+    """Records that are projected at once."""
+
     def __init__(
         self,
         store: Store,

@@ -21,7 +21,6 @@ from app.history.ledger import LedgerProjection
 from app.history.projection import Place, Projection, Record
 from app.history.store import OffsetMoved
 
-BATCH_RECORDS = 2000
 FETCH_MS = 200
 GATHER_S = 0.02
 """So long after a batch the next one gathers: a transaction costs about as much for one event as for twenty."""
@@ -80,7 +79,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
             await consumer.start()
             while True:
                 await self._load_assigned()
-                batches = await consumer.getmany(timeout_ms=FETCH_MS, max_records=BATCH_RECORDS)
+                batches = await consumer.getmany(timeout_ms=FETCH_MS, max_records=self._projection.batch_records)
                 await self._project({at.partition: [*map(Record.of, read)] for at, read in batches.items()})
                 self._note_standings({at: records[-1] for at, records in batches.items()})
                 await self._commit()

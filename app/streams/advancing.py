@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
 from app.core.approving import notices_due
 from app.core.commands import Command, StepCommand
@@ -77,9 +77,9 @@ class Advancer:
             extra={"partitions": sorted(partitions), "rows": len(rows), "markers": self.markers()},
         )
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for event in stream.noack().events():
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
+        async for event in records:
             await receipts.settle(event, await self._handle(event))
 
     async def _handle(self, event: EventT[bytes]) -> list[Delivery]:

@@ -1,12 +1,13 @@
 """The Faust application: its topics, its tables and its agents, put together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import faust
-from faust.types import AgentT, StreamT
+from faust.types import AgentT, EventT, StreamT
 
 from app.core.commands import STEP_KINDS
 from app.core.model import JsonObject
@@ -15,6 +16,7 @@ from app.streams import fetch_codec
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
+from app.streams.drawing import drawn
 from app.streams.executing import StepExecutor
 from app.streams.ledger import Ledger
 from app.streams.matching import AnomalyMatcher
@@ -29,7 +31,8 @@ from app.streams.transport import QuickTransport
 
 UNSETTLED_LIMIT = 4000
 COMMIT_INTERVAL_S = 1.0
-Handler = Callable[[StreamT[bytes], Receipts], Awaitable[None]]
+Records = AsyncIterator[EventT[bytes]]
+Handler = Callable[[Records, Receipts], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class Agents:
 
         async def run(stream: StreamT[bytes]) -> None:
             try:
-                await handle(stream, receipts)
+                async with aclosing(drawn(stream)) as records:
+                    await handle(records, receipts)
             except asyncio.CancelledError:
                 raise
             except Exception as error:

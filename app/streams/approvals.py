@@ -1,9 +1,9 @@
 """The agent ``record_approvals``: decisions in, recorded in the log with whether they may count."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
 from app.core.decisions import read_decision, why_not_signed
 from app.core.errors import RecordRefused, RecordTooLarge
@@ -26,9 +26,9 @@ class ApprovalRecorder:
         self._figures = figures
         self._trust_topic = trust_topic
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for event in stream.noack().events():
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
+        async for event in records:
             await receipts.settle(event, [await self._handle(event)])
 
     async def _handle(self, event: EventT[bytes]) -> Delivery:

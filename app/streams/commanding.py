@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
 from app.core.commands import Command, read_command
 from app.core.errors import RecordRefused, TemporaryError
@@ -32,10 +32,10 @@ class Named(Protocol):
 
 
 async def read_commands(
-    stream: StreamT[bytes], receipts: Receipts, log: Log, figures: Figures
+    records: AsyncIterator[EventT[bytes]], receipts: Receipts, log: Log, figures: Figures
 ) -> AsyncIterator[tuple[Command, EventT[bytes]]]:
     """The commands of a topic with their events, not acknowledged; what is none is put aside."""
-    async for event in stream.noack().events():
+    async for event in records:
         try:
             command = read_command(event.value)
         except RecordRefused as error:

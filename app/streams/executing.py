@@ -8,10 +8,10 @@ have to guess.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
 from app.actions.notices import NoticeSender
 from app.actions.runner import Claim, Runner
@@ -56,9 +56,9 @@ class StepExecutor:
         self._owned: set[int] = set()
         self._stopping = False
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for command, event in read_commands(stream, receipts, self._log, self._figures):
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
+        async for command, event in read_commands(records, receipts, self._log, self._figures):
             if isinstance(command, StepCommand | NoticeCommand):
                 await self._take(command, event)
             else:  # it was put on the wrong topic

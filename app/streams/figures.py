@@ -27,7 +27,7 @@ class Figures:
         )
         self.held = Gauge(
             "runbooks_anomalies_held",
-            "Matched anomalies that wait until their tenant is less far ahead.",
+            "Anomalies that wait until their tenant is less far ahead.",
             registry=registry,
         )
         self.events = Counter(

@@ -1,10 +1,11 @@
 """Writing to the topics: each message on its topic, under its key, acknowledged."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from aiokafka.structs import RecordMetadata
 
-from app.core.answers import AnomalyAnswered, write_answers
+from app.core.answers import write_answers
 from app.core.catalog import Change, change_key
 from app.core.commands import Command, write_command
 from app.core.decisions import ApprovalDecision
@@ -92,9 +93,9 @@ class Log:
         value = decision.model_dump_json().encode()
         return Recorded.at(await self._publisher.publish(APPROVAL_DECISIONS, value, key=decision.tenant.encode()))
 
-    async def send_answers(self, answered: AnomalyAnswered) -> Delivery:
-        """Keep what the candidate runbooks said of an anomaly."""
-        return await self._publisher.send(MATCH_DECISIONS, write_answers(answered), key=answered.tenant.encode())
+    async def send_answers(self, tenant: str, parts: Iterable[bytes]) -> Delivery:
+        """Keep what the candidate runbooks said of some anomalies, in one record."""
+        return await self._publisher.send(MATCH_DECISIONS, write_answers(tenant, parts), key=tenant.encode())
 
     async def send_dead_letter(self, source: "Source", error: Exception) -> Delivery:
         """Put aside a record that cannot be read or acted on, with where it stood and why.

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
-from app.core.anomaly import Anomaly, Position, read_anomaly
-from app.core.answers import AnomalyAnswered, RunbookAnswer, shortened
+from app.core.anomaly import Anomaly, Position, read_anomaly, tenant_in
+from app.core.answers import Answered, RunbookAnswer, shortened
 from app.core.catalog import Catalog, Definition
 from app.core.errors import AnomalyRefused, RecordTooLarge
 from app.core.events import ExecutionRequested, Limits
@@ -17,7 +17,10 @@ from app.core.execution import begin, keys_of
 from app.core.matching import Match, Miss, match, request_of
 from app.core.spans import SpanContext
 from app.ending import cancelled
+from app.streams.answering import Answers
+from app.streams.drawing import Turn
 from app.streams.figures import Figures
+from app.streams.holding import Held
 from app.streams.log import Log
 from app.streams.pacing import Pace
 from app.streams.publisher import Delivery
@@ -25,18 +28,29 @@ from app.streams.receipts import Receipts
 from app.streams.records import source_of
 from app.streams.tracing import MatchTracing
 
-MAX_HELD = 20_000
-"""Anomalies of all tenants that may wait for their turn, unacknowledged; a kilobyte or two each."""
 RESULTS = ("refused", "no_candidate", "unmatched", "matched")
 """What becomes of an anomaly event, as it is counted."""
-Held = tuple[EventT[bytes], Anomaly]
 logger = logging.getLogger(__name__)
+
+
+class Looked(NamedTuple):
+    """An event that was looked at: what it is and what its candidates say, or why it is refused.
+
+    due: the definitions that matched and are carried out.
+    """
+
+    event: EventT[bytes]
+    anomaly: Anomaly | None = None
+    found: tuple[Match | Miss, ...] = ()
+    due: tuple[Definition, ...] = ()
+    refusal: AnomalyRefused | None = None
 
 
 class AnomalyMatcher:
     """Matches each event against the catalog and requests what its runbooks ask for.
 
-    A tenant's requests keep the order of its anomalies; those of a tenant that is too far ahead wait, others pass them.
+    A tenant's requests keep the order of its anomalies; those of a tenant that is too far ahead wait, unread
+    but for the first, and others pass them.
     tracing: None where no traces are exported.
     """
 
@@ -52,88 +66,108 @@ class AnomalyMatcher:
         self._counted = {result: figures.anomalies.labels(result) for result in RESULTS}
         self.pace = Pace()
         self.tracing: MatchTracing | None = None
-        self._held: dict[str, deque[Held]] = {}
-        self._some_held = asyncio.Event()
-        self._room = asyncio.Semaphore(MAX_HELD)
-        figures.held.set_function(lambda: sum(map(len, self._held.values())))
+        self._answers = Answers(log)
+        self._held = Held()
+        figures.held.set_function(lambda: len(self._held))
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        releasing = asyncio.create_task(self._release(receipts))
-        releasing.add_done_callback(receipts.fail_with)
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
+        beside = [asyncio.create_task(work) for work in (self._release(receipts), self._answers.run())]
+        for task in beside:
+            task.add_done_callback(receipts.fail_with)
         try:
-            async for event in stream.noack().events():
-                deliveries = await self._handle(event)
-                if deliveries is not None:
-                    await receipts.settle(event, deliveries)
+            async for event in records:
+                await self._take(event, receipts)
         finally:
-            await cancelled(releasing)
+            for task in beside:
+                task.cancel()
+            for task in beside:
+                await cancelled(task)
 
     def forget(self) -> None:
         """Let go of what waits: the partitions are shared out anew, and what was not acknowledged is read again."""
-        for held in self._held.values():
-            for _ in held:
-                self._room.release()
         self._held.clear()
-        self._some_held.clear()
+
+    async def _take(self, event: EventT[bytes], receipts: Receipts) -> None:
+        """Handle an event, unless it must wait: behind others of its tenant, or because that one is too far ahead."""
+        tenant = tenant_in(event.value) if self._held else None
+        if tenant is not None and tenant in self._held:
+            await self._held.add(tenant, event)
+            return
+        looked = self._look_at(event)
+        if looked.anomaly is not None and looked.due and not self.pace.has_room(looked.anomaly.tenant_id):
+            await self._held.add(looked.anomaly.tenant_id, event, looked.anomaly)
+        else:
+            await receipts.settle(event, await self._act_on(looked))
 
     async def _release(self, receipts: Receipts) -> None:
-        """Request what waits, one of each tenant that may in turn."""
+        """Handle what waits, one of each tenant in turn."""
+        turn = Turn()
         while True:
-            await self._some_held.wait()
-            ready = [tenant for tenant in self._held if self.pace.has_room(tenant)]
-            if not ready:
+            await self._held.some()
+            for tenant in self._held.tenants():
+                await self._release_first(tenant, receipts)
+                if turn.is_over():
+                    await turn.passes()
+            if not any(map(self._may_go_on, self._held.tenants())):
                 await self.pace.moves()
-            for tenant in ready:
-                held = self._held.get(tenant)
-                if held is not None:
-                    event, anomaly = held.popleft()
-                    self._room.release()
-                    if not held:
-                        del self._held[tenant]
-                    await receipts.settle(event, await self._act_on(event, anomaly, match(anomaly, self._catalog)))
-            if not self._held:
-                self._some_held.clear()
 
-    async def _hold(self, event: EventT[bytes], anomaly: Anomaly) -> None:
-        await self._room.acquire()
-        self._held.setdefault(anomaly.tenant_id, deque()).append((event, anomaly))
-        self._some_held.set()
+    def _may_go_on(self, tenant: str) -> bool:
+        """Whether the first one that waits may match nothing, or be requested."""
+        line = self._held.line_of(tenant)
+        return line is None or line.read is None or self.pace.has_room(tenant)
 
-    async def _handle(self, event: EventT[bytes]) -> list[Delivery] | None:
-        """What came of an event; None when it waits for its tenant's turn."""
+    async def _release_first(self, tenant: str, receipts: Receipts) -> None:
+        """Handle the first one that waits of a tenant; one that matches stays until there is room for its requests."""
+        line = self._held.line_of(tenant)
+        if line is None or not self._may_go_on(tenant):
+            return
+        event = line.events[0]
+        looked = self._look_at(event, line.read)
+        if looked.due and not self.pace.has_room(tenant):
+            line.read = looked.anomaly
+            return
+        deliveries = await self._act_on(looked)
+        self._held.take(tenant, event)
+        await receipts.settle(event, deliveries)
+
+    def _look_at(self, event: EventT[bytes], anomaly: Anomaly | None = None) -> Looked:
+        """What an event is, unless that is known, and what it matches."""
         message = event.message
         seen = datetime.fromtimestamp(message.timestamp, UTC)
         position = Position(topic=message.topic, partition=message.partition, offset=message.offset, timestamp=seen)
         try:
-            anomaly = read_anomaly(event.value, position)
+            anomaly = anomaly or read_anomaly(event.value, position)
         except AnomalyRefused as error:
-            self._counted["refused"].inc()
-            self._figures.dead_letters.labels(message.topic).inc()
-            logger.warning("anomaly_refused", extra={"offset": message.offset, "error": str(error)})
-            return [await self._log.send_dead_letter(source_of(event), error)]
+            return Looked(event, refusal=error)
         found = match(anomaly, self._catalog)
-        is_matched = bool(_active(found))
-        result = "matched" if is_matched else "unmatched" if found else "no_candidate"
-        self._counted[result].inc()
+        return Looked(event, anomaly, found, _active(found))
+
+    async def _act_on(self, looked: Looked) -> list[Delivery]:
+        """Request what is due, and tell what every candidate said."""
+        event, anomaly, found, due, refusal = looked
+        if refusal is not None:
+            return [await self._refuse(event, refusal)]
+        assert anomaly is not None
+        self._counted["matched" if due else "unmatched" if found else "no_candidate"].inc()
         if not found:
             return []
-        tenant = anomaly.tenant_id
-        if is_matched and (tenant in self._held or not self.pace.has_room(tenant)):
-            await self._hold(event, anomaly)
-            return None
-        return await self._act_on(event, anomaly, found)
-
-    async def _act_on(self, event: EventT[bytes], anomaly: Anomaly, found: tuple[Match | Miss, ...]) -> list[Delivery]:
-        """Request what was found, and tell what every candidate said."""
         at = self._clock()
-        requests = [self._request(anomaly, definition, at) for definition in _active(found)]
+        requests = [self._request(anomaly, definition, at) for definition in due]
         matching = self.tracing.begun(event.message) if self.tracing is not None and requests else None
         context = None if matching is None else matching.context
         deliveries = [await self._send(request, event, context) for request in requests]
         if matching is not None:
             matching.end(len(requests))
-        return [*deliveries, await self._log.send_answers(self._answers(anomaly, found, requests, at))]
+        return [*deliveries, self._answers.add(anomaly.tenant_id, self._answered(anomaly, found, requests, at))]
+
+    async def _refuse(self, event: EventT[bytes], error: AnomalyRefused) -> Delivery:
+        """Put an event aside that is none."""
+        message = event.message
+        self._counted["refused"].inc()
+        self._figures.dead_letters.labels(message.topic).inc()
+        logger.warning("anomaly_refused", extra={"offset": message.offset, "error": str(error)})
+        return await self._log.send_dead_letter(source_of(event), error)
 
     async def _send(self, request: ExecutionRequested, event: EventT[bytes], came_from: SpanContext | None) -> Delivery:
         """Append the request; an event whose request is too large for the log is put aside."""
@@ -145,13 +179,12 @@ class AnomalyMatcher:
             logger.warning("request_too_large", extra={"offset": event.message.offset, "error": str(error)})
             return await self._log.send_dead_letter(source_of(event), error)
 
-    def _answers(
+    def _answered(
         self, anomaly: Anomaly, found: tuple[Match | Miss, ...], requests: list[ExecutionRequested], at: datetime
-    ) -> AnomalyAnswered:
+    ) -> Answered:
         """What every candidate said."""
         requested = {request.runbook.name: request for request in requests}
-        return AnomalyAnswered(
-            tenant=anomaly.tenant_id,
+        return Answered(
             anomaly_id=anomaly.anomaly_id,
             service_id=anomaly.service_id,
             metric_name=anomaly.metric_name,
@@ -198,6 +231,6 @@ class AnomalyMatcher:
         return request_of(anomaly, definition, at, self._limits, self._catalog.pauses)
 
 
-def _active(found: tuple[Match | Miss, ...]) -> list[Definition]:
+def _active(found: tuple[Match | Miss, ...]) -> tuple[Definition, ...]:
     """The definitions that matched and are carried out."""
-    return [one.definition for one in found if isinstance(one, Match) and one.definition.runbook.mode == "active"]
+    return tuple(one.definition for one in found if isinstance(one, Match) and one.definition.runbook.mode == "active")

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
-from faust.types import EventT, StreamT
+from faust.types import EventT
 
 from app.actions.metric_reading import MetricReader
 from app.core.commands import MetricCommand
@@ -41,9 +41,9 @@ class MetricChecker:
         self._stopping = False
         self.tracing: CommandTracing | None = None
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for command, event in read_commands(stream, receipts, self._log, self._figures):
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
+        async for command, event in read_commands(records, receipts, self._log, self._figures):
             if isinstance(command, MetricCommand):
                 await self.take(command, event)
             else:  # it was put on the wrong topic

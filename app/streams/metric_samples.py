@@ -8,13 +8,13 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
-from faust.types import StreamT
+from faust.types import EventT
 
 from app.actions.metric_reading import since
 from app.clients.kafka import Consumer
@@ -195,9 +195,9 @@ class SampleInspector:
         self._log = log
         self._figures = figures
 
-    async def run(self, stream: StreamT[bytes], receipts: Receipts) -> None:
-        """Handle records until the stream ends."""
-        async for event in stream.noack().events():
+    async def run(self, records: AsyncIterator[EventT[bytes]], receipts: Receipts) -> None:
+        """Handle records until there are no more."""
+        async for event in records:
             message = event.message
             try:
                 read_metric_sample(event.value, datetime.fromtimestamp(message.timestamp, UTC))

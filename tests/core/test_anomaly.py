@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.core.anomaly import MAX_DEPTH, MAX_EVENT_BYTES, Position, read_anomaly
+from app.core.anomaly import MAX_DEPTH, MAX_EVENT_BYTES, Position, read_anomaly, tenant_in
 from app.core.errors import AnomalyRefused
 
 SEEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,3 +102,19 @@ def test_sizes_are_bounded():
     for _ in range(MAX_DEPTH + 1):
         nested = [nested]
     assert "nested deeper" in str(refusal(extra=nested))
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"tenant_id": None}, {"tenant_id": "acme"}, {"tenant_id": "acme", "extra": {"tenant_id": "other"}}]
+)
+def test_whose_it_is_can_be_told_without_reading_it(fields):
+    assert tenant_in(json.dumps({**EVENT, **fields}).encode()) == read(**fields).tenant_id
+
+
+@pytest.mark.parametrize(
+    "raw", [None, b"{", b"[]", b'"acme"', b'{"tenant_id": 7}', b'{"tenant_id": "acme"}' + b" " * MAX_EVENT_BYTES]
+)
+def test_whose_it_is_cannot_be_told_of_what_will_be_refused(raw):
+    assert tenant_in(raw) is None
+    with pytest.raises(AnomalyRefused):
+        read_anomaly(raw, PLACE)

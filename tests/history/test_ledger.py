@@ -1,14 +1,25 @@
 """The why-not ledger in the database: written once however often it comes, asked, and forgotten by age."""
 
+import asyncio
 from datetime import timedelta
 
 from building import T0, requested, slack, story
 from prometheus_client import CollectorRegistry
 
-from app.core.answers import MAX_REASON, AnomalyAnswered, RunbookAnswer, read_answers, shortened, write_answers
+from app.core.answers import (
+    MAX_REASON,
+    AnomaliesAnswered,
+    AnomalyAnswered,
+    Answered,
+    RunbookAnswer,
+    read_answers,
+    shortened,
+    write_answered,
+    write_answers,
+)
 from app.history.decisions import DecisionQueries
 from app.history.folding import row_of
-from app.history.ledger import LedgerProjection
+from app.history.ledger import SLICE, LedgerProjection
 from app.history.projection import Record
 from app.history.store import Store
 
@@ -27,18 +38,22 @@ class Ledger:
         self.place = None
         self.offset = 0
 
-    async def take(self, *answered: AnomalyAnswered | bytes) -> None:
+    async def take(self, *answered: AnomaliesAnswered | bytes) -> None:
         self.place = self.place or await self.projection.load(0)
         records = []
         for one in answered:
-            records.append(Record(self.offset, one if isinstance(one, bytes) else write_answers(one)))
+            records.append(Record(self.offset, one if isinstance(one, bytes) else written(one)))
             self.offset += 1
         await self.projection.project([(self.place, records)])
 
 
-def answered(name: str, *answers: RunbookAnswer, at=T0, tenant="default", service="s") -> AnomalyAnswered:
-    named = {"tenant": tenant, "anomaly_id": name, "service_id": service, "metric_name": "m", "at": at}
-    return AnomalyAnswered(**named, answers=answers)
+def written(record: AnomaliesAnswered) -> bytes:
+    return write_answers(record.tenant, map(write_answered, record.anomalies))
+
+
+def answered(name: str, *answers: RunbookAnswer, at=T0, tenant="default", service="s") -> AnomaliesAnswered:
+    one = Answered(anomaly_id=name, service_id=service, metric_name="m", at=at, answers=answers)
+    return AnomaliesAnswered(tenant=tenant, anomalies=(one,))
 
 
 def said(runbook: str, result="no_match", **fields) -> RunbookAnswer:
@@ -110,6 +125,41 @@ async def test_why_runs_were_taken_back_is_counted(engine):
 
 def test_a_record_is_compact_and_long_reasons_are_cut():
     one = answered("a", said("r", reason=shortened("x" * 5000)))
-    assert len(one.answers[0].reason) == MAX_REASON
-    assert read_answers(write_answers(one)) == one
-    assert b"execution_id" not in write_answers(one)
+    assert len(one.anomalies[0].answers[0].reason) == MAX_REASON
+    assert read_answers(written(one)) == one
+    assert b"execution_id" not in written(one)
+
+
+async def test_a_record_holds_several_anomalies_or_one_in_the_form_of_before(engine):
+    ledger = Ledger(engine)
+    (a,), (b,) = (answered(name, said("r"), said("q")).anomalies for name in ("a", "b"))
+    old = AnomalyAnswered(tenant="default", **dict(answered("c", said("r", "paused")).anomalies[0]))
+    without_type = old.model_dump_json(exclude_defaults=True).encode()
+    assert b"anomaly_answered" not in without_type
+    await ledger.take(
+        AnomaliesAnswered(tenant="default", anomalies=(a, b)), without_type, old.model_dump_json().encode()
+    )
+    found = {name: await ledger.queries.of_anomaly("default", name) for name in ("a", "b", "c")}
+    assert {name: [one.runbook_name for one in rows] for name, rows in found.items()} == {
+        "a": ["q", "r"],
+        "b": ["q", "r"],
+        "c": ["r"],
+    }
+    assert ledger.registry.get_sample_value("runbooks_match_decisions_unreadable_total") == 0
+
+
+async def test_many_rows_are_made_in_slices(engine):
+    ledger = Ledger(engine)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    records = [answered(f"a{number}", *(said(f"r{runbook}") for runbook in range(SLICE))) for number in range(3)]
+    counting = asyncio.create_task(others())
+    made = [row async for row in ledger.projection._rows(Record(0, written(one)) for one in records)]
+    counting.cancel()
+    assert (len(made), turns) == (3 * SLICE, 3)

@@ -14,6 +14,7 @@ from app.core.catalog import Catalog, RunbookPut
 from app.core.events import Limits
 from app.core.runbook import read_runbook
 from app.streams.figures import Figures
+from app.streams.holding import MAX_HELD
 from app.streams.matching import AnomalyMatcher
 from app.streams.pacing import AHEAD, FOLDED_AFTER_S, Pace
 from app.streams.receipts import Receipts
@@ -22,16 +23,21 @@ TENANTS = ("busy", "quiet")
 
 
 class Requests:
-    """The log: every request, at once on the broker."""
+    """The log: every request, answer and dead letter, at once on the broker."""
 
     def __init__(self):
-        self.sent = []
+        self.sent, self.answered, self.letters = [], [], []
 
     async def send_event(self, event, came_from=None):
         self.sent.append(event)
         return _done()
 
-    async def send_answers(self, answered):
+    async def send_answers(self, tenant, parts):
+        self.answered += [orjson.loads(part)["anomaly_id"] for part in parts]
+        return _done()
+
+    async def send_dead_letter(self, source, error):
+        self.letters.append(source.value)
         return _done()
 
     def of(self, tenant):
@@ -45,20 +51,17 @@ def _done():
 
 
 class Stream:
-    """Anomalies as Faust hands them out; ends never."""
+    """Anomalies as an agent is given them; ends never."""
 
     def __init__(self):
         self.records = asyncio.Queue()
 
-    def noack(self):
-        return self
-
-    async def events(self):
+    async def drawn(self):
         while True:
             yield await self.records.get()
 
-    def put(self, tenant, name):
-        value = {"anomaly_id": name, "tenant_id": tenant, "service_id": "s", "metric_name": "m"}
+    def put(self, tenant, name, **fields):
+        value = {"anomaly_id": name, "tenant_id": tenant, "service_id": "s", "metric_name": "m", "value": 1, **fields}
         record = Record(orjson.dumps(value))
         record.message = SimpleNamespace(
             topic="anomaly-events", partition=0, offset=0, key=None, timestamp=T0.timestamp()
@@ -71,19 +74,33 @@ class Bench:
     def __init__(self):
         self.log, self.stream, self.now = Requests(), Stream(), 0.0
         catalog = Catalog()
-        runbook = read_runbook({"name": "r", "trigger": {"service_id": "s"}, "steps": [http()]})
+        trigger = {"service_id": "s", "condition": "value > 0"}
+        runbook = read_runbook({"name": "r", "trigger": trigger, "steps": [http()]})
         for tenant in TENANTS:
             catalog.apply(RunbookPut(tenant=tenant, runbook=runbook, by="ann", at=T0))
         registry = CollectorRegistry()
         self.held = lambda: registry.get_sample_value("runbooks_anomalies_held")
+        self.counted = lambda result: registry.get_sample_value("runbooks_anomalies_total", {"result": result})
         self.matcher = AnomalyMatcher(catalog, self.log, Limits(), lambda: T0, Figures(registry))
         self.matcher.pace = Pace(lambda: self.now)
         self.failures = []
-        self.running = asyncio.create_task(self.matcher.run(self.stream, Receipts(10, self.failures.append)))
+        self.running = asyncio.create_task(self.matcher.run(self.stream.drawn(), Receipts(10, self.failures.append)))
 
     async def requested(self, tenant, count):
         async def there():
             return len(self.log.of(tenant)) == count
+
+        await until(there)
+
+    async def acknowledged(self, *records):
+        async def there():
+            return all(record.acked for record in records)
+
+        await until(there)
+
+    async def waiting(self, count):
+        async def there():
+            return self.held() == count
 
         await until(there)
 
@@ -106,8 +123,9 @@ async def test_a_burst_waits_for_the_fold_and_another_tenant_passes_it(bench):
     quiet = bench.stream.put("quiet", "q")
     await bench.requested("quiet", 1)
     assert len(bench.log.of("busy")) == AHEAD
-    assert (quiet.acked, burst[0].acked, burst[-1].acked) == (True, True, False)
-    assert bench.held() == 2 * AHEAD
+    await bench.acknowledged(quiet, burst[0])
+    assert not burst[-1].acked
+    assert (bench.held(), bench.counted("matched")) == (2 * AHEAD, AHEAD + 1)
     bench.fold(10)
     await bench.requested("busy", AHEAD + 10)
     bench.now += FOLDED_AFTER_S + 0.1  # the fold is another worker's: nothing is heard of it
@@ -115,19 +133,66 @@ async def test_a_burst_waits_for_the_fold_and_another_tenant_passes_it(bench):
     bench.now += FOLDED_AFTER_S + 0.1
     await bench.requested("busy", 3 * AHEAD)
     assert bench.log.of("busy") == [f"a{number}" for number in range(3 * AHEAD)]
-    assert (all(record.acked for record in burst), bench.held()) == (True, 0)
+    await bench.acknowledged(*burst)
+    assert bench.held() == 0
+    assert bench.counted("matched") == 3 * AHEAD + 1
 
 
 async def test_what_waits_is_let_go_when_the_partitions_are_shared_out_anew(bench):
     burst = [bench.stream.put("busy", f"a{number}") for number in range(AHEAD + 5)]
-
-    async def held():
-        return bench.held() == 5
-
-    await until(held)
+    await bench.waiting(5)
     bench.matcher.forget()
     bench.fold(AHEAD)
     bench.stream.put("busy", "next")
     await bench.requested("busy", AHEAD + 1)
     assert bench.log.of("busy")[-1] == "next"
+    assert not burst[-1].acked
+
+
+async def test_what_matches_nothing_needs_no_room_but_keeps_its_place(bench):
+    for number in range(AHEAD + 1):
+        bench.stream.put("busy", f"a{number}")
+    misses = [bench.stream.put("busy", name, value=0) for name in ("b", "c")]
+    last = bench.stream.put("busy", "d")
+    await bench.waiting(4)
+    assert (bench.counted("unmatched"), misses[0].acked) == (0, False)
+    bench.fold(1)
+    await bench.waiting(1)
+    await bench.acknowledged(*misses)
+    assert bench.log.answered[AHEAD:] == [f"a{AHEAD}", "b", "c"]
+    assert not last.acked
+    assert (bench.counted("matched"), bench.counted("unmatched")) == (AHEAD + 1, 2)
+
+
+async def test_what_is_refused_waits_for_its_turn_too(bench):
+    for number in range(AHEAD + 1):
+        bench.stream.put("busy", f"a{number}")
+    refused = bench.stream.put("busy", "b", service_id=None)
+    nobodys = bench.stream.put(None, "c", service_id=None)
+    await bench.waiting(2)
+    await bench.acknowledged(nobodys)
+    assert (bench.log.letters, refused.acked) == ([nobodys.value], False)
+    bench.fold(1)
+    await bench.acknowledged(refused)
+    assert (bench.log.letters, bench.counted("refused")) == ([nobodys.value, refused.value], 2)
+
+
+async def test_several_that_wait_take_turns(bench):
+    for tenant in TENANTS:
+        for number in range(AHEAD + 3):
+            bench.stream.put(tenant, f"a{number}")
+    await bench.waiting(6)
+    bench.fold(2 * AHEAD)
+    await bench.waiting(0)
+    assert [event.tenant for event in bench.log.sent[2 * AHEAD :]] == [*TENANTS] * 3
+
+
+async def test_no_more_are_held_than_there_is_room_for(bench):
+    burst = [bench.stream.put("busy", f"a{number}") for number in range(AHEAD + MAX_HELD + 2)]
+    await bench.waiting(MAX_HELD)
+    assert bench.stream.records.qsize() == 1
+    bench.fold(AHEAD)
+    await bench.requested("busy", 2 * AHEAD)
+    bench.matcher.forget()
+    assert bench.held() == 0
     assert not burst[-1].acked

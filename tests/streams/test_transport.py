@@ -38,8 +38,8 @@ class Bench:
         )
         agents = Agents(self.app)
 
-        async def handle(stream, receipts):
-            async for event in stream.noack().events():
+        async def handle(records, receipts):
+            async for event in records:
                 self.events[event.message.partition, event.message.offset] = event
 
         agents.add("collect", self.topic, handle)
