@@ -20,13 +20,11 @@ def decoded(raw: bytes | None) -> Decoded:
     """Read one record, and check the digest in it. Raises RecordRefused."""
     document = read_document(raw)
     event: Event = validated(document, EVENTS)
-    match event:
-        case StepStarted() | StepPrepared():
-            return event, _plan_holds(event.plan, document["plan"])
-        case ExecutionRequested():
-            return event, event.runbook_digest == event.runbook.digest()
-        case _:
-            return event, True
+    if type(event) is StepStarted or type(event) is StepPrepared:
+        return event, _plan_holds(event.plan, document["plan"])
+    if type(event) is ExecutionRequested:
+        return event, event.runbook_digest == event.runbook.digest()
+    return event, True
 
 
 def _plan_holds(plan: Prepared, written: dict[str, Any]) -> bool:

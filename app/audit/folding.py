@@ -41,6 +41,7 @@ class LogRecord(NamedTuple):
 class Known:
     """A run: its state and what its events said; once it has ended, the hash of its row, and no request any more."""
 
+    tenant: str
     state: Execution | Marker
     request: ExecutionRequested | None
     facts: Facts
@@ -102,12 +103,13 @@ class PartitionFold:
         except RecordRefused as error:
             self._tell(offset, "unreadable", str(error))
             return
-        self._check(record, event)
+        tenant = event.tenant
+        self._check(record, event, tenant)
         if not digest_holds:
             self._tell(offset, "digest", f"what the {event.type} carries is not what its digest says", event)
         known = position.known.get(event.execution_id)
-        if known is not None and known.state.tenant != event.tenant:
-            self._tell(offset, "tenant", f"{event.tenant} speaks of an execution of {known.state.tenant}", event)
+        if known is not None and known.tenant != tenant:
+            self._tell(offset, "tenant", f"{tenant} speaks of an execution of {known.tenant}", event)
             return
         self._fold(known, event, offset)
         written_s = record.timestamp / 1000
@@ -115,8 +117,8 @@ class PartitionFold:
             position.moment_s = max(position.moment_s, min(event.at.timestamp(), written_s))
             self._expire()
 
-    def _check(self, record: LogRecord, event: Event) -> None:
-        offset, tenant = record.offset, event.tenant
+    def _check(self, record: LogRecord, event: Event, tenant: str) -> None:
+        offset = record.offset
         if record.key != tenant.encode():
             self._tell(offset, "key", f"the key is {record.key!r} and the tenant {tenant}", event)
         elif (partition := self._partition_of[tenant]) != self.position.partition:
@@ -133,7 +135,7 @@ class PartitionFold:
             known.state = changed
         if known is None:
             return
-        of_another = isinstance(event, CommandEvent) and event.run != known.state.run
+        of_another = changed is None and isinstance(event, CommandEvent) and event.run != known.state.run
         if known.request is not None and not of_another:
             for rule, detail in known.facts.take(known.request, event, accepted=changed is not None):
                 self._tell(offset, rule, detail, event)
@@ -148,7 +150,7 @@ class PartitionFold:
             return known
         if isinstance(event, ExecutionRequested):
             self._close(known)
-            known = Known(after, event, Facts())
+            known = Known(event.tenant, after, event, Facts())
             self.requested.append(Requested(offset, event.execution_id))
         elif isinstance(event, RollbackRequested):
             known = self._taken_up_again(known, event, after, offset)
@@ -162,7 +164,7 @@ class PartitionFold:
             pinned = _row_hash_of_pinned(event, self.position.partition)
             if pinned != known.row_hash:
                 self._tell(offset, "pinned", "the state that was pinned is not the one it ended in", event)
-        return Known(after, after.request, facts)
+        return Known(event.tenant, after, after.request, facts)
 
     def _await_end(self, known: Known) -> None:
         if isinstance(known.state, Marker):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, final
 
 from pydantic import JsonValue
 
@@ -226,6 +226,7 @@ class Execution(Frozen):
         )
 
 
+@final
 class Marker(Frozen):
     """An execution that has ended, kept so that a repeated request stays the same execution.
 
@@ -258,10 +259,14 @@ class Place:
     @classmethod
     def of(cls, execution: Execution, event: CommandEvent) -> "Place | None":
         """The place the event answers for; None when the execution does not stand there."""
-        place = execution.standing
-        if place is None or place.rolling_back != (event.phase == "rollback"):
+        back = execution.rollback
+        if (event.phase == "rollback") != (back is not None):
             return None
-        return place if place.forward(execution) == event.step else None
+        if back is not None:
+            place = execution.standing
+            return place if place is not None and place.forward(execution) == event.step else None
+        cursor = execution.cursor
+        return forward_at(cursor) if event.step == cursor and cursor < len(execution.steps) else None
 
     def forward(self, execution: Execution) -> int:
         """The index of the forward step that it is about."""
@@ -277,14 +282,12 @@ class Place:
         """
         if self.rolling_back and (execution.rollback is None or execution.rollback.by is None):
             return False
-        if execution.runbook.steps[self.forward(execution)].require_approval:
+        if execution.request.runbook.steps[self.forward(execution)].require_approval:
             return True
-        return not self.rolling_back and self._is_first_to_ask(execution)
-
-    def _is_first_to_ask(self, execution: Execution) -> bool:
-        """Whether the guards want an approval before anything is done, and nobody has given one before this step."""
-        if execution.verdict is None or execution.verdict.effect != "approve":
+        verdict = execution.verdict
+        if self.rolling_back or verdict is None or verdict.effect != "approve":
             return False
+        # the guards want an approval before anything is done: whether nobody has given one before this step
         return all(step.approval is None for step in execution.steps[: self.index])
 
     def step(self, execution: Execution) -> StepState:
@@ -301,7 +304,8 @@ class Place:
     def changes(self, execution: Execution, **changes: Any) -> dict[str, Any]:
         """What changes of the execution with the step: for those who change more of it in the same copy."""
         if not self.rolling_back:
-            return {"steps": _with_step(execution.steps, self.index, changes)}
+            steps, index = execution.steps, self.index
+            return {"steps": (*steps[:index], steps[index].changed(changes), *steps[index + 1 :])}
         rollback = execution.rollback
         assert rollback is not None
         return {"rollback": replaced(rollback, {"steps": _with_step(rollback.steps, self.index, changes)})}
@@ -311,7 +315,7 @@ Steps = TypeVar("Steps", bound=StepState)
 
 
 def _with_step(steps: tuple[Steps, ...], index: int, changes: Mapping[str, Any]) -> tuple[Steps, ...]:
-    return (*steps[:index], steps[index].now(**changes), *steps[index + 1 :])
+    return (*steps[:index], steps[index].changed(changes), *steps[index + 1 :])
 
 
 @lru_cache(maxsize=MAX_STEPS)

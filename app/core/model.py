@@ -70,6 +70,16 @@ def replaced(value: Value, changes: Mapping[str, Any]) -> Value:
     return made
 
 
+def made_of(value: Value, values: dict[str, Any]) -> Value:
+    """A value of the same kind with these values of all its fields, unchecked; they are its own from now on."""
+    made = _new(type(value))
+    _set_values(made, values)
+    _set_given(made, value.__pydantic_fields_set__)
+    _set_extra(made, None)
+    _set_private(made, None)
+    return made
+
+
 def canonical(value: object) -> str:
     """JSON text that is the same for equal values: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
