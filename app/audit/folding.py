@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,13 +40,17 @@ class LogRecord(NamedTuple):
 
 @dataclass(slots=True)
 class Known:
-    """A run: its state and what its events said; once it has ended, the hash of its row, and no request any more."""
+    """A run: its state and what its events said.
+
+    Once it has ended it has no request any more, but the hash of its row, and the moment until which it is kept.
+    """
 
     tenant: str
     state: Execution | Marker
     request: ExecutionRequested | None
     facts: Facts
     row_hash: str | None = None
+    until_s: float = 0.0
 
 
 class Requested(NamedTuple):
@@ -167,9 +172,10 @@ class PartitionFold:
         return Known(event.tenant, after, after.request, facts)
 
     def _await_end(self, known: Known) -> None:
-        if isinstance(known.state, Marker):
-            until = (known.state.until + MARKER_GRACE).timestamp()
-            heapq.heappush(self._expiries, (until, known.state.execution_id, known.state.run))
+        state = known.state
+        if isinstance(state, Marker):
+            known.until_s = (state.until + MARKER_GRACE).timestamp()
+            heapq.heappush(self._expiries, (known.until_s, state.execution_id, state.run))
 
     def _expire(self) -> None:
         while self._expiries and self._expiries[0][0] < self.position.moment_s:
@@ -177,7 +183,7 @@ class PartitionFold:
             known = self.position.known.get(execution_id)
             if known is None or not isinstance(known.state, Marker) or known.state.run != run:
                 continue
-            if (known.state.until + MARKER_GRACE).timestamp() == until:
+            if known.until_s == until:
                 self._close(known)
                 del self.position.known[execution_id]
 
@@ -209,9 +215,16 @@ def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:
         return None
 
 
-ROW_TEXT = "\x1f".join(f"{name}=%({name})s" for name in sorted(column.name for column in EXECUTIONS.c))
+ROW_COLUMNS = tuple(sorted(column.name for column in EXECUTIONS.c))
+_ROW_TEXT = "\x1f".join(f"{name}=%s" for name in ROW_COLUMNS)
+_in_order = itemgetter(*ROW_COLUMNS)
 
 
 def row_hash(row: Mapping[str, Any]) -> str:
     """A hash of a row of the history, whichever database it stands in."""
-    return hashlib.sha256((ROW_TEXT % row).encode()).hexdigest()
+    return values_hash(_in_order(row))
+
+
+def values_hash(values: tuple[Any, ...]) -> str:
+    """The same of a row's values in the order of ROW_COLUMNS."""
+    return hashlib.sha256((_ROW_TEXT % values).encode()).hexdigest()

@@ -13,7 +13,7 @@ from app.core.anomaly import TenantId
 from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
 from app.core.guards import End, Trace, kept_for
-from app.core.model import Frozen, Instant, JsonObject, replaced
+from app.core.model import Frozen, Instant, JsonObject, made, replaced
 from app.core.runbook import MAX_STEPS, Runbook
 from app.core.step_state import (
     Reading,
@@ -214,16 +214,18 @@ class Execution(Frozen):
     def marker(self) -> "Marker":
         """What is kept of an ended execution until the dedup window is over."""
         assert self.finished_at is not None
-        return Marker(
-            execution_id=self.execution_id,
-            tenant=self.tenant,
-            run=self.run,
-            status=self.status,
-            last_offset=self.last_offset,
-            dedup_until=self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
-            trace=(trace := self.trace()),
-            kept_until=None if trace is None else self.finished_at + kept_for(self.runbook),
-        )
+        trace = self.trace()
+        kept: dict[str, Any] = {
+            "execution_id": self.execution_id,
+            "tenant": self.tenant,
+            "run": self.run,
+            "status": self.status,
+            "dedup_until": self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
+            "last_offset": self.last_offset,
+            "trace": trace,
+            "kept_until": None if trace is None else self.finished_at + kept_for(self.runbook),
+        }
+        return made(Marker, kept, MARKER_FIELDS)
 
 
 @final
@@ -247,6 +249,9 @@ class Marker(Frozen):
     def until(self) -> datetime:
         """When nobody needs it any more."""
         return self.dedup_until if self.kept_until is None else max(self.dedup_until, self.kept_until)
+
+
+MARKER_FIELDS = set(Marker.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,20 +336,24 @@ def back_at(index: int) -> Place:
 
 
 UNTOUCHED = StepState()
+_UNBEGUN: dict[str, Any] = {name: field.get_default() for name, field in Execution.model_fields.items()}
+_GIVEN = {"request", "run", "status", "targets", "steps", "started_at", "last_offset"}
 
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
     """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
     refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
-    execution = Execution(
-        request=event,
-        run=offset,
-        status=Status.running if event.dry_run else Status.queued,
-        targets=() if event.dry_run or refusal is not None else _targets_of(event),
-        steps=(UNTOUCHED,) * len(event.runbook.steps),
-        started_at=event.at if event.dry_run else None,
-        last_offset=offset,
-    )
+    dry_run = event.dry_run
+    said = {
+        "request": event,
+        "run": offset,
+        "status": Status.running if dry_run else Status.queued,
+        "targets": () if dry_run or refusal is not None else _targets_of(event),
+        "steps": (UNTOUCHED,) * len(event.runbook.steps),
+        "started_at": event.at if dry_run else None,
+        "last_offset": offset,
+    }
+    execution = made(Execution, {**_UNBEGUN, **said}, _GIVEN)
     if refusal is None:
         return execution
     return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)

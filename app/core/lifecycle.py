@@ -41,7 +41,7 @@ from app.core.events import (
 )
 from app.core.execution import TERMINAL, Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
-from app.core.model import replaced
+from app.core.model import made
 from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
@@ -57,7 +57,7 @@ from app.core.stepping import (
     on_started,
     plans_first,
 )
-from app.core.transitions import TRANSITIONS, Signal
+from app.core.transitions import NEXT, TRANSITIONS, Signal
 from app.core.verifying import before_commands, check_again, check_commands, on_metric
 
 OF_ONE_RUN = (CommandEvent, MetricChecked, ApprovalNoticed, StartJudged)
@@ -91,10 +91,11 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
         signal, changed, more = _interpret(execution, event, offset)
     except Stale as stale:
         return Evolved(execution, str(stale))
-    status = TRANSITIONS[standing].get(signal)
+    status = NEXT.get((standing, signal))
     if status is None:
         return Evolved(execution, f"{signal} does not apply to an execution that is {standing}")
-    return Evolved(replaced(changed, {**more, "status": status, "last_offset": offset}))
+    values = {**changed.__dict__, **more, "status": status, "last_offset": offset}
+    return Evolved(made(Execution, values, changed.__pydantic_fields_set__))
 
 
 def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:

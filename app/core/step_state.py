@@ -8,7 +8,7 @@ from pydantic import JsonValue, model_validator
 
 from app.core.approval import Approval, Notice
 from app.core.guards import Effect, Guard
-from app.core.model import Frozen, Instant, made_of
+from app.core.model import Frozen, Instant, made
 from app.core.planning import Inverse, Prepared
 
 StepStatus = Literal[
@@ -92,7 +92,7 @@ class StepState(Frozen):
                 plan = values[name]
                 if plan is not None:
                     values[name] = plan.done_with()
-        return made_of(self, values)
+        return made(type(self), values, self.__pydantic_fields_set__)
 
     def is_over_when(self, status: StepStatus) -> bool:  # noqa: ARG002 - it is where it is taken back
         """Whether nothing will be carried out by its plan any more once it has ended like this."""
