@@ -136,7 +136,8 @@ class PartitionFold:
         after, refusal = evolve(before, event, offset)
         changed = after if refusal is None and isinstance(after, Execution) else None
         if changed is not None:
-            known = self._known_after(known, event, changed, offset)
+            if known is None or type(event) in BEGINNINGS:
+                known = self._begun(known, event, changed, offset)
             known.state = changed
         if known is None:
             return
@@ -149,10 +150,8 @@ class PartitionFold:
             known.state, known.request = changed.marker(), None
             self._await_end(known)
 
-    def _known_after(self, known: Known | None, event: Event, after: Execution, offset: int) -> Known:
-        """What the event that was taken tells about: the run as it was known, or another one."""
-        if known is not None and type(event) not in BEGINNINGS:
-            return known
+    def _begun(self, known: Known | None, event: Event, after: Execution, offset: int) -> Known:
+        """The run, or its way back, that an event began which was taken; known: what there was before."""
         if isinstance(event, ExecutionRequested):
             self._close(known)
             known = Known(event.tenant, after, event, Facts())
