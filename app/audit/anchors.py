@@ -7,6 +7,8 @@ from app.audit.findings import Difference, Report
 from app.core.chain import NO_RECORD, SHORT, Anchor, linked, record_digest
 from app.history.store import Store
 
+READ_AHEAD = 16  # anchors, of 8 KB each where they are full
+
 
 class AnchorSource(Protocol):
     """Where anchors are: the history database, or signed files."""
@@ -19,6 +21,37 @@ class AnchorSource(Protocol):
 
     async def head_before(self, partition: int, offset: int) -> bytes:
         """The running hash up to an offset at which an anchor begins."""
+
+
+class AnchorsAhead:
+    """The anchors of one partition in the history, several in one query: an audit asks for them in their order."""
+
+    def __init__(self, store: Store) -> None:
+        """Read from this store."""
+        self._store = store
+        self._read: list[Anchor] = []
+        self._read_from = 0
+
+    async def last_anchor(self, partition: int) -> Anchor | None:
+        """The last anchor of the partition; None where there is none."""
+        return await self._store.last_anchor(partition)
+
+    async def anchor_at(self, partition: int, offset: int) -> Anchor | None:
+        """The anchor that an offset falls into, else the next one; None after the last."""
+        found = self._among_read(offset)
+        if found is None:
+            self._read, self._read_from = await self._store.anchors_at(partition, offset, READ_AHEAD), offset
+            found = self._among_read(offset)
+        return found
+
+    def _among_read(self, offset: int) -> Anchor | None:
+        if offset < self._read_from:
+            return None
+        return next((anchor for anchor in self._read if anchor.next_offset > offset), None)
+
+    async def head_before(self, partition: int, offset: int) -> bytes:
+        """The running hash up to an offset at which an anchor begins."""
+        return await self._store.head_before(partition, offset)
 
 
 class AnchorCheck:
@@ -63,17 +96,14 @@ class AnchorCheck:
 
     async def take(self, records: Sequence[Any], end: int) -> None:
         """Take the next records of the log, those before offset end."""
-        until = min(end, self.recorded_until)
-        for place, record in enumerate(records):
-            offset = record.offset
-            if self._over or offset >= until:
-                return
-            anchor = self._anchor
-            if anchor is None or self._head is None or offset >= anchor.next_offset or offset != self._expected:
-                anchor = await self._reach(offset)
+        until, place = min(end, self.recorded_until), 0
+        while not self._over and place < len(records) and (offset := records[place].offset) < until:
+            anchor = await self._reach(offset)
             if anchor is not None and offset >= anchor.first_offset:
-                self._check(anchor, records, place)
-            self._expected = offset + 1
+                place = self._follow(anchor, records, place, min(until, anchor.next_offset))
+            else:
+                place += 1
+                self._expected = offset + 1
 
     async def _reach(self, offset: int) -> Anchor | None:
         """The anchor that an offset falls into, else the next one, after a look at what was passed over on the way."""
@@ -101,16 +131,28 @@ class AnchorCheck:
         if before is not None and (self._anchor is None or offset < self._anchor.first_offset):
             self.tell(offset, "no anchor tells of this record, though later and earlier ones are there")
 
-    def _check(self, anchor: Anchor, records: Sequence[Any], place: int) -> None:
-        record = records[place]
-        offset = record.offset
-        digest = record_digest(self._partition, offset, record.key, record.value)
-        if digest[:SHORT] != anchor.short(offset):
-            self.tell(offset, self._what_happened(anchor, record, records[place + 1 :]))
-        elif self._head is not None:
-            self._head = linked(self._head, digest)
-            if offset == anchor.next_offset - 1 and self._head != anchor.head:
-                self.tell(offset, "the running hash of the log up to here is not the one that was recorded")
+    def _follow(self, anchor: Anchor, records: Sequence[Any], place: int, end: int) -> int:
+        """Check the records from a place on that follow each other without a hole, up to offset end; how far it came.
+
+        Ends at the first one that is not what was recorded.
+        """
+        partition, head, expected = self._partition, self._head, records[place].offset
+        shorts, start = anchor.digests, SHORT * (expected - anchor.first_offset)
+        for at in range(place, min(len(records), place + end - expected)):
+            record = records[at]
+            if record.offset != expected:
+                break
+            digest = record_digest(partition, expected, record.key, record.value)
+            if digest[:SHORT] != shorts[start : start + SHORT]:
+                self.tell(expected, self._what_happened(anchor, record, records[at + 1 :]))
+                break
+            if head is not None:
+                head = linked(head, digest)
+            start, expected, place = start + SHORT, expected + 1, at + 1
+        self._head, self._expected = head, expected
+        if head is not None and expected == anchor.next_offset and head != anchor.head:
+            self.tell(expected - 1, "the running hash of the log up to here is not the one that was recorded")
+        return place
 
     def _what_happened(self, anchor: Anchor, record: Any, following: Sequence[Any]) -> str:
         """Whether the recorded record stands further on, or the one that stands here was recorded further on."""
@@ -151,7 +193,7 @@ async def checks_of(
     checks = []
     if store is not None:
         projected = await store.next_offset(partition)
-        checks.append(AnchorCheck(store, partition, result.report))
+        checks.append(AnchorCheck(AnchorsAhead(store), partition, result.report))
         await checks[0].begin()
         checks[0].projected(projected)
     if signed is not None:

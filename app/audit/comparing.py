@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.findings import Difference, Report
-from app.audit.folding import Closed, Requested, row_hash
+from app.audit.folding import ROW_COLUMNS, Closed, Requested, row_hash, values_hash
 from app.core.execution import Execution
 from app.history.folding import row_of
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 PAGE = 500
-COLUMNS = EXECUTIONS.c.keys()
+RUN, EXECUTION_ID = ROW_COLUMNS.index("run"), ROW_COLUMNS.index("execution_id")
 START = (-1, "")
 
 
@@ -67,7 +67,8 @@ class HistoryComparison:
         """Those of these runs whose row is another one, with it."""
         rows = await self._rows([one.run for one in runs])
         named = ((one, rows.get((one.run, searchable(one.execution_id)))) for one in runs)
-        return [(one, row) for one, row in named if row is not None and row_hash(row) != one.row_hash]
+        different = [(one, row) for one, row in named if row is not None and values_hash(row) != one.row_hash]
+        return [(one, dict(zip(ROW_COLUMNS, row, strict=True))) for one, row in different]
 
     def _compare(self, expected: Closed, row: dict[str, Any], projected: int) -> None:
         if row["last_offset"] >= self._end or expected.last_offset >= projected:
@@ -97,12 +98,13 @@ class HistoryComparison:
         self._tell(run, execution_id, "the history has a row of a run that the log does not know")
         self._take()
 
-    async def _rows(self, runs: list[int]) -> dict[tuple[int, str], dict[str, Any]]:
-        query = sa.select(EXECUTIONS).where(EXECUTIONS.c.partition == self._partition, EXECUTIONS.c.run.in_(runs))
+    async def _rows(self, runs: list[int]) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """The rows of these runs, by run and execution id; values in the order of ROW_COLUMNS."""
+        query = sa.select(*(EXECUTIONS.c[name] for name in ROW_COLUMNS))
+        query = query.where(EXECUTIONS.c.partition == self._partition, EXECUTIONS.c.run.in_(runs))
         async with self._engine.connect() as connection:
             found = (await connection.execute(query)).all()
-        rows = (dict(zip(COLUMNS, row, strict=True)) for row in found)
-        return {(row["run"], row["execution_id"]): row for row in rows}
+        return {(row[RUN], row[EXECUTION_ID]): tuple(row) for row in found}
 
     async def _next_offset(self) -> int:
         query = sa.select(OFFSETS.c.next_offset).where(

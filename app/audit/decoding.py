@@ -9,7 +9,7 @@ from app.core.events import EVENTS, Event, ExecutionRequested, StepPrepared, Ste
 from app.core.model import digest, read_document, validated
 from app.core.planning import Prepared
 
-PLAN_FIELDS = frozenset(Prepared.model_fields)
+PLAN_FIELDS = len(Prepared.model_fields)
 
 
 Decoded = tuple[Event, bool]
@@ -20,18 +20,16 @@ def decoded(raw: bytes | None) -> Decoded:
     """Read one record, and check the digest in it. Raises RecordRefused."""
     document = read_document(raw)
     event: Event = validated(document, EVENTS)
-    match event:
-        case StepStarted() | StepPrepared():
-            return event, _plan_holds(event.plan, document["plan"])
-        case ExecutionRequested():
-            return event, event.runbook_digest == event.runbook.digest()
-        case _:
-            return event, True
+    if type(event) is StepStarted or type(event) is StepPrepared:
+        return event, _plan_holds(event.plan, document["plan"])
+    if type(event) is ExecutionRequested:
+        return event, event.runbook_digest == event.runbook.digest()
+    return event, True
 
 
 def _plan_holds(plan: Prepared, written: dict[str, Any]) -> bool:
     """Whether the plan's digest is that of its content; sorting what is written is enough but for rare numbers."""
-    if written.keys() == PLAN_FIELDS:
+    if len(written) == PLAN_FIELDS:  # no plan has others than these
         rest = written.copy()
         del rest["digest"]
         quick = hashlib.sha256(orjson.dumps(rest, option=orjson.OPT_SORT_KEYS)).hexdigest()

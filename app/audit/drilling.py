@@ -141,7 +141,7 @@ class Rebuilding:
                         ours.take([_state_hash(execution)])
                     if table is not None and (not execution.terminal or table.has(execution.execution_id)):
                         state = execution.marker() if execution.terminal else execution
-                        position.known[execution.execution_id] = Known(state, None, Facts())
+                        position.known[execution.execution_id] = Known(execution.tenant, state, None, Facts())
                 if table is not None:
                     theirs.take(map(_state_hash, table.live(end)))
                     left_out = table.compare(position, done.get(partition, 0), self._drilled.result.report)

@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,12 +40,17 @@ class LogRecord(NamedTuple):
 
 @dataclass(slots=True)
 class Known:
-    """A run: its state and what its events said; once it has ended, the hash of its row, and no request any more."""
+    """A run: its state and what its events said.
 
+    Once it has ended it has no request any more, but the hash of its row, and the moment until which it is kept.
+    """
+
+    tenant: str
     state: Execution | Marker
     request: ExecutionRequested | None
     facts: Facts
     row_hash: str | None = None
+    until_s: float = 0.0
 
 
 class Requested(NamedTuple):
@@ -102,12 +108,13 @@ class PartitionFold:
         except RecordRefused as error:
             self._tell(offset, "unreadable", str(error))
             return
-        self._check(record, event)
+        tenant = event.tenant
+        self._check(record, event, tenant)
         if not digest_holds:
             self._tell(offset, "digest", f"what the {event.type} carries is not what its digest says", event)
         known = position.known.get(event.execution_id)
-        if known is not None and known.state.tenant != event.tenant:
-            self._tell(offset, "tenant", f"{event.tenant} speaks of an execution of {known.state.tenant}", event)
+        if known is not None and known.tenant != tenant:
+            self._tell(offset, "tenant", f"{tenant} speaks of an execution of {known.tenant}", event)
             return
         self._fold(known, event, offset)
         written_s = record.timestamp / 1000
@@ -115,8 +122,8 @@ class PartitionFold:
             position.moment_s = max(position.moment_s, min(event.at.timestamp(), written_s))
             self._expire()
 
-    def _check(self, record: LogRecord, event: Event) -> None:
-        offset, tenant = record.offset, event.tenant
+    def _check(self, record: LogRecord, event: Event, tenant: str) -> None:
+        offset = record.offset
         if record.key != tenant.encode():
             self._tell(offset, "key", f"the key is {record.key!r} and the tenant {tenant}", event)
         elif (partition := self._partition_of[tenant]) != self.position.partition:
@@ -129,11 +136,12 @@ class PartitionFold:
         after, refusal = evolve(before, event, offset)
         changed = after if refusal is None and isinstance(after, Execution) else None
         if changed is not None:
-            known = self._known_after(known, event, changed, offset)
+            if known is None or type(event) in BEGINNINGS:
+                known = self._begun(known, event, changed, offset)
             known.state = changed
         if known is None:
             return
-        of_another = isinstance(event, CommandEvent) and event.run != known.state.run
+        of_another = changed is None and isinstance(event, CommandEvent) and event.run != known.state.run
         if known.request is not None and not of_another:
             for rule, detail in known.facts.take(known.request, event, accepted=changed is not None):
                 self._tell(offset, rule, detail, event)
@@ -142,13 +150,11 @@ class PartitionFold:
             known.state, known.request = changed.marker(), None
             self._await_end(known)
 
-    def _known_after(self, known: Known | None, event: Event, after: Execution, offset: int) -> Known:
-        """What the event that was taken tells about: the run as it was known, or another one."""
-        if known is not None and type(event) not in BEGINNINGS:
-            return known
+    def _begun(self, known: Known | None, event: Event, after: Execution, offset: int) -> Known:
+        """The run, or its way back, that an event began which was taken; known: what there was before."""
         if isinstance(event, ExecutionRequested):
             self._close(known)
-            known = Known(after, event, Facts())
+            known = Known(event.tenant, after, event, Facts())
             self.requested.append(Requested(offset, event.execution_id))
         elif isinstance(event, RollbackRequested):
             known = self._taken_up_again(known, event, after, offset)
@@ -162,12 +168,13 @@ class PartitionFold:
             pinned = _row_hash_of_pinned(event, self.position.partition)
             if pinned != known.row_hash:
                 self._tell(offset, "pinned", "the state that was pinned is not the one it ended in", event)
-        return Known(after, after.request, facts)
+        return Known(event.tenant, after, after.request, facts)
 
     def _await_end(self, known: Known) -> None:
-        if isinstance(known.state, Marker):
-            until = (known.state.until + MARKER_GRACE).timestamp()
-            heapq.heappush(self._expiries, (until, known.state.execution_id, known.state.run))
+        state = known.state
+        if isinstance(state, Marker):
+            known.until_s = (state.until + MARKER_GRACE).timestamp()
+            heapq.heappush(self._expiries, (known.until_s, state.execution_id, state.run))
 
     def _expire(self) -> None:
         while self._expiries and self._expiries[0][0] < self.position.moment_s:
@@ -175,7 +182,7 @@ class PartitionFold:
             known = self.position.known.get(execution_id)
             if known is None or not isinstance(known.state, Marker) or known.state.run != run:
                 continue
-            if (known.state.until + MARKER_GRACE).timestamp() == until:
+            if known.until_s == until:
                 self._close(known)
                 del self.position.known[execution_id]
 
@@ -207,9 +214,16 @@ def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:
         return None
 
 
-ROW_TEXT = "\x1f".join(f"{name}=%({name})s" for name in sorted(column.name for column in EXECUTIONS.c))
+ROW_COLUMNS = tuple(sorted(column.name for column in EXECUTIONS.c))
+_ROW_TEXT = "\x1f".join(f"{name}=%s" for name in ROW_COLUMNS)
+_in_order = itemgetter(*ROW_COLUMNS)
 
 
 def row_hash(row: Mapping[str, Any]) -> str:
     """A hash of a row of the history, whichever database it stands in."""
-    return hashlib.sha256((ROW_TEXT % row).encode()).hexdigest()
+    return values_hash(_in_order(row))
+
+
+def values_hash(values: tuple[Any, ...]) -> str:
+    """The same of a row's values in the order of ROW_COLUMNS."""
+    return hashlib.sha256((_ROW_TEXT % values).encode()).hexdigest()

@@ -215,13 +215,15 @@ class Verification:
     async def _take(self, part: _Part, records: Sequence[Any]) -> None:
         for anchors in part.anchors:
             await anchors.take(records, part.end)
-        feed = part.fold.feed
+        feed, end, count = part.fold.feed, part.end, 0
         for record in records:
-            if record.offset >= part.end:
+            if record.offset >= end:
                 break
-            part.last = record
             feed(record)
-            self._result.records += 1
+            count += 1
+        if count:
+            part.last = records[count - 1]
+            self._result.records += count
         if max(len(part.fold.requested), len(part.fold.closed)) >= PAGE:
             await self._compare(part)
 

@@ -3,7 +3,7 @@
 Every event names its tenant, its execution and when it happened (``at``); time enters the core only through it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, final
 
 from pydantic import Field, TypeAdapter, field_serializer, field_validator
 
@@ -39,6 +39,7 @@ class Limits(Frozen):
     approval_channel: str | None = None
 
 
+@final
 class ExecutionRequested(EventFields):
     """An anomaly matched, or a person asked.
 
@@ -99,6 +100,7 @@ class StepPrepared(CommandEvent):
     plan: Prepared
 
 
+@final
 class StepStarted(CommandEvent):
     """A step is about to be applied: written and acknowledged before the side effect.
 
@@ -118,6 +120,7 @@ class StepHeartbeat(CommandEvent):
     lease_until: Instant
 
 
+@final
 class StepFinished(CommandEvent):
     """A step ended: succeeded, failed or unknown."""
 
@@ -194,6 +197,7 @@ class CancelRequested(EventFields):
     comment: str = ""
 
 
+@final
 class RollbackRequested(EventFields):
     """Somebody wants what an ended execution did taken back.
 

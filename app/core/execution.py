@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, final
 
 from pydantic import JsonValue
 
@@ -13,7 +13,7 @@ from app.core.anomaly import TenantId
 from app.core.approval import Approval
 from app.core.events import CommandEvent, ExecutionRequested
 from app.core.guards import End, Trace, kept_for
-from app.core.model import Frozen, Instant, JsonObject, replaced
+from app.core.model import Frozen, Instant, JsonObject, made, replaced
 from app.core.runbook import MAX_STEPS, Runbook
 from app.core.step_state import (
     Reading,
@@ -214,18 +214,21 @@ class Execution(Frozen):
     def marker(self) -> "Marker":
         """What is kept of an ended execution until the dedup window is over."""
         assert self.finished_at is not None
-        return Marker(
-            execution_id=self.execution_id,
-            tenant=self.tenant,
-            run=self.run,
-            status=self.status,
-            last_offset=self.last_offset,
-            dedup_until=self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
-            trace=(trace := self.trace()),
-            kept_until=None if trace is None else self.finished_at + kept_for(self.runbook),
-        )
+        trace = self.trace()
+        kept: dict[str, Any] = {
+            "execution_id": self.execution_id,
+            "tenant": self.tenant,
+            "run": self.run,
+            "status": self.status,
+            "dedup_until": self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
+            "last_offset": self.last_offset,
+            "trace": trace,
+            "kept_until": None if trace is None else self.finished_at + kept_for(self.runbook),
+        }
+        return made(Marker, kept, MARKER_FIELDS)
 
 
+@final
 class Marker(Frozen):
     """An execution that has ended, kept so that a repeated request stays the same execution.
 
@@ -248,6 +251,9 @@ class Marker(Frozen):
         return self.dedup_until if self.kept_until is None else max(self.dedup_until, self.kept_until)
 
 
+MARKER_FIELDS = set(Marker.model_fields)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a command's answer belongs: the forward step, or the place in the rollback."""
@@ -258,10 +264,14 @@ class Place:
     @classmethod
     def of(cls, execution: Execution, event: CommandEvent) -> "Place | None":
         """The place the event answers for; None when the execution does not stand there."""
-        place = execution.standing
-        if place is None or place.rolling_back != (event.phase == "rollback"):
+        back = execution.rollback
+        if (event.phase == "rollback") != (back is not None):
             return None
-        return place if place.forward(execution) == event.step else None
+        if back is not None:
+            place = execution.standing
+            return place if place is not None and place.forward(execution) == event.step else None
+        cursor = execution.cursor
+        return forward_at(cursor) if event.step == cursor and cursor < len(execution.steps) else None
 
     def forward(self, execution: Execution) -> int:
         """The index of the forward step that it is about."""
@@ -277,14 +287,12 @@ class Place:
         """
         if self.rolling_back and (execution.rollback is None or execution.rollback.by is None):
             return False
-        if execution.runbook.steps[self.forward(execution)].require_approval:
+        if execution.request.runbook.steps[self.forward(execution)].require_approval:
             return True
-        return not self.rolling_back and self._is_first_to_ask(execution)
-
-    def _is_first_to_ask(self, execution: Execution) -> bool:
-        """Whether the guards want an approval before anything is done, and nobody has given one before this step."""
-        if execution.verdict is None or execution.verdict.effect != "approve":
+        verdict = execution.verdict
+        if self.rolling_back or verdict is None or verdict.effect != "approve":
             return False
+        # the guards want an approval before anything is done: whether nobody has given one before this step
         return all(step.approval is None for step in execution.steps[: self.index])
 
     def step(self, execution: Execution) -> StepState:
@@ -301,7 +309,8 @@ class Place:
     def changes(self, execution: Execution, **changes: Any) -> dict[str, Any]:
         """What changes of the execution with the step: for those who change more of it in the same copy."""
         if not self.rolling_back:
-            return {"steps": _with_step(execution.steps, self.index, changes)}
+            steps, index = execution.steps, self.index
+            return {"steps": (*steps[:index], steps[index].changed(changes), *steps[index + 1 :])}
         rollback = execution.rollback
         assert rollback is not None
         return {"rollback": replaced(rollback, {"steps": _with_step(rollback.steps, self.index, changes)})}
@@ -311,7 +320,7 @@ Steps = TypeVar("Steps", bound=StepState)
 
 
 def _with_step(steps: tuple[Steps, ...], index: int, changes: Mapping[str, Any]) -> tuple[Steps, ...]:
-    return (*steps[:index], steps[index].now(**changes), *steps[index + 1 :])
+    return (*steps[:index], steps[index].changed(changes), *steps[index + 1 :])
 
 
 @lru_cache(maxsize=MAX_STEPS)
@@ -327,20 +336,24 @@ def back_at(index: int) -> Place:
 
 
 UNTOUCHED = StepState()
+_UNBEGUN: dict[str, Any] = {name: field.get_default() for name, field in Execution.model_fields.items()}
+_GIVEN = {"request", "run", "status", "targets", "steps", "started_at", "last_offset"}
 
 
 def begin(event: ExecutionRequested, offset: int) -> Execution:
     """A new execution: queued, or running at once when it is a dry run, or skipped: paused, or a shadow."""
     refusal = SHADOW if event.runbook.mode == "shadow" and not event.dry_run else event.paused
-    execution = Execution(
-        request=event,
-        run=offset,
-        status=Status.running if event.dry_run else Status.queued,
-        targets=() if event.dry_run or refusal is not None else _targets_of(event),
-        steps=(UNTOUCHED,) * len(event.runbook.steps),
-        started_at=event.at if event.dry_run else None,
-        last_offset=offset,
-    )
+    dry_run = event.dry_run
+    said = {
+        "request": event,
+        "run": offset,
+        "status": Status.running if dry_run else Status.queued,
+        "targets": () if dry_run or refusal is not None else _targets_of(event),
+        "steps": (UNTOUCHED,) * len(event.runbook.steps),
+        "started_at": event.at if dry_run else None,
+        "last_offset": offset,
+    }
+    execution = made(Execution, {**_UNBEGUN, **said}, _GIVEN)
     if refusal is None:
         return execution
     return execution.now(status=Status.skipped, reason=refusal, finished_at=event.at)

@@ -41,7 +41,7 @@ from app.core.events import (
 )
 from app.core.execution import TERMINAL, Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
-from app.core.model import replaced
+from app.core.model import made
 from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
@@ -57,7 +57,7 @@ from app.core.stepping import (
     on_started,
     plans_first,
 )
-from app.core.transitions import TRANSITIONS, Signal
+from app.core.transitions import NEXT, TRANSITIONS, Signal
 from app.core.verifying import before_commands, check_again, check_commands, on_metric
 
 OF_ONE_RUN = (CommandEvent, MetricChecked, ApprovalNoticed, StartJudged)
@@ -76,24 +76,26 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
     offset: of the event's record in its partition. None is an execution nobody has heard of; a Marker one that has
     ended and shrunk.
     """
-    if isinstance(event, ExecutionRequested):
+    if type(event) is ExecutionRequested:  # asking for the type is faster than isinstance, which a model makes slow
         return _requested(execution, event, offset)
-    if isinstance(event, RollbackRequested):
+    if type(event) is RollbackRequested:
         return _rollback_requested(execution, event, offset)
     if execution is None:
         return Evolved(None, "no such execution")
-    if execution.status in TERMINAL or isinstance(execution, Marker):
-        return Evolved(execution, f"the execution has ended: {execution.status}")
+    standing = execution.status
+    if standing in TERMINAL or type(execution) is Marker:
+        return Evolved(execution, f"the execution has ended: {standing}")
     if isinstance(event, OF_ONE_RUN) and event.run != execution.run:
         return Evolved(execution, f"run {event.run}, and this is run {execution.run}")
     try:
         signal, changed, more = _interpret(execution, event, offset)
     except Stale as stale:
         return Evolved(execution, str(stale))
-    status = TRANSITIONS[execution.status].get(signal)
+    status = NEXT.get((standing, signal))
     if status is None:
-        return Evolved(execution, f"{signal} does not apply to an execution that is {execution.status}")
-    return Evolved(replaced(changed, {**more, "status": status, "last_offset": offset}))
+        return Evolved(execution, f"{signal} does not apply to an execution that is {standing}")
+    values = {**changed.__dict__, **more, "status": status, "last_offset": offset}
+    return Evolved(made(Execution, values, changed.__pydantic_fields_set__))
 
 
 def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:
@@ -130,11 +132,11 @@ def _rollback_requested(execution: Execution | Marker | None, event: RollbackReq
 
 
 def _interpret(execution: Execution, event: FollowUp, offset: int) -> Move:  # noqa: PLR0911 - one case an event
-    match event:  # what is told most comes first
-        case StepStarted():
-            return on_started(execution, event)
-        case StepFinished():
-            return on_finished(execution, event)
+    if type(event) is StepStarted:  # what is told most comes first
+        return on_started(execution, event)
+    if type(event) is StepFinished:
+        return on_finished(execution, event)
+    match event:
         case StartJudged():
             return _on_judged(execution, event, offset)
         case StepPrepared():

@@ -1,5 +1,6 @@
 """The parts of an execution's state: its steps, the way back, the check after it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, Self
 
@@ -7,7 +8,7 @@ from pydantic import JsonValue, model_validator
 
 from app.core.approval import Approval, Notice
 from app.core.guards import Effect, Guard
-from app.core.model import Frozen, Instant, replaced
+from app.core.model import Frozen, Instant, made
 from app.core.planning import Inverse, Prepared
 
 StepStatus = Literal[
@@ -25,6 +26,9 @@ StepStatus = Literal[
     "manual",  # a rollback that only a person can do
     "drifted",  # a rollback that found something else than was left, and let it be
 ]
+
+
+PLANS = ("plan", "begun_before")  # the fields of a step that hold one
 
 
 class StepState(Frozen):
@@ -74,16 +78,21 @@ class StepState(Frozen):
 
     def now(self, **changes: Any) -> Self:
         """The step with these fields changed, ``begun`` too; a plan by which nothing more is done is kept in short."""
-        if "begun" in changes or "plan" in changes:
-            begun, plan = changes.pop("begun", self.begun), changes.get("plan", self.plan)
+        return self.changed(changes)
+
+    def changed(self, given: Mapping[str, Any]) -> Self:
+        """The same, for changes that are at hand."""
+        values = {**self.__dict__, **given}
+        if "begun" in given or "plan" in given:
+            begun, plan = values.pop("begun") if "begun" in given else self.begun, values["plan"]
             same = begun is not None and (begun is plan or begun == plan)
-            changes["begun_this"], changes["begun_before"] = same, None if same else begun
-        if changes.get("finished_at") is not None and self.is_over_when(changes.get("status", self.status)):
-            for name in ("plan", "begun_before"):
-                plan = changes.get(name, getattr(self, name))
+            values["begun_this"], values["begun_before"] = same, None if same else begun
+        if given.get("finished_at") is not None and self.is_over_when(values["status"]):
+            for name in PLANS:
+                plan = values[name]
                 if plan is not None:
-                    changes[name] = plan.done_with()
-        return replaced(self, changes)
+                    values[name] = plan.done_with()
+        return made(type(self), values, self.__pydantic_fields_set__)
 
     def is_over_when(self, status: StepStatus) -> bool:  # noqa: ARG002 - it is where it is taken back
         """Whether nothing will be carried out by its plan any more once it has ended like this."""

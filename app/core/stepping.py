@@ -48,7 +48,7 @@ def on_started(execution: Execution, event: StepStarted) -> Move:
     """A side effect is about to happen."""
     place, step = expect(execution, event, ("pending", "approved"))
     agreed = step.approval.digest if step.approval is not None and step.status == "approved" else None
-    if place.asks(execution) and agreed != event.plan.digest:
+    if agreed != event.plan.digest and (step.status == "approved" or place.rolling_back) and place.asks(execution):
         raise Stale("this plan has no approval")
     if execution.request.dry_run:
         raise Stale("a dry run starts nothing")
@@ -207,16 +207,14 @@ def expect(execution: Execution, event: "StepAnswer", statuses: tuple[str, ...])
     step = place.step(execution)
     if event.attempt != step.attempt:
         raise Stale(f"attempt {event.attempt}, and the step is at attempt {step.attempt}")
-    if step.status not in statuses:
-        raise Stale(f"the step is {step.status}")
-    if not place.rolling_back and event.phase != _phase(execution, place, step):
-        raise Stale(f"the step is not at its {event.phase} phase")
+    status = step.status
+    if status not in statuses:
+        raise Stale(f"the step is {status}")
+    if not place.rolling_back:
+        planned = status == "pending" and (execution.request.dry_run or place.asks(execution))
+        if event.phase != ("prepare" if planned else "apply"):
+            raise Stale(f"the step is not at its {event.phase} phase")
     return place, step
-
-
-def _phase(execution: Execution, place: Place, step: StepState) -> str:
-    planned = step.status == "pending" and (execution.request.dry_run or place.asks(execution))
-    return "prepare" if planned else "apply"
 
 
 def plans_first(execution: Execution, index: int) -> bool:

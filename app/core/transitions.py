@@ -135,3 +135,6 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
         Status.skipped: _ENDED,
     }
 )
+
+NEXT = {(status, signal): after for status, signals in TRANSITIONS.items() for signal, after in signals.items()}
+"""The same table, to be asked once for each event."""

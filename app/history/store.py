@@ -100,7 +100,11 @@ class Store:
 
     async def anchor_at(self, partition: int, offset: int) -> Anchor | None:
         """The anchor that an offset falls into, else the next one; None after the last."""
-        return next(iter(await self._anchors(partition, ANCHORS.c.next_offset > offset)), None)
+        return next(iter(await self.anchors_at(partition, offset, 1)), None)
+
+    async def anchors_at(self, partition: int, offset: int, limit: int) -> list[Anchor]:
+        """The same with those that follow it, not more than the limit in all."""
+        return await self._anchors(partition, ANCHORS.c.next_offset > offset, limit=limit)
 
     async def head_before(self, partition: int, offset: int) -> bytes:
         """The running hash up to an offset at which an anchor begins."""

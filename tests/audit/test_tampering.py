@@ -7,7 +7,7 @@ from aiokafka.structs import TopicPartition
 from audited import Audited
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.audit.anchors import AnchorCheck
+from app.audit.anchors import READ_AHEAD, AnchorCheck, AnchorsAhead
 from app.core.chain import SHORT
 from app.core.errors import RunbooksError
 from app.history.database import open_database
@@ -204,6 +204,16 @@ async def test_a_hole_that_the_recorded_log_had_not_is_named_at_its_beginning(au
     await audited.project(anchor_every=10)
     told = f"record 9 removed: the log goes on at {goes_on}"
     assert await told_of(audited, [*range(9), *range(goes_on, 44)]) == [(9, told)]
+
+
+async def test_an_anchor_that_was_read_ahead_is_the_one_that_is_there(audited):
+    await audited.project(anchor_every=2)
+    store = Store(audited.engine, audited.topic)
+    ahead = AnchorsAhead(store)
+    end = len(audited.log.records)
+    assert end > 2 * READ_AHEAD
+    for offset in (*range(end + 2), 3, end, 3):
+        assert await ahead.anchor_at(0, offset) == await store.anchor_at(0, offset)
 
 
 async def test_a_signed_file_is_caught_up_with_and_an_altered_one_is_refused(audited, tmp_path):

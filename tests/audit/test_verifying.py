@@ -10,6 +10,7 @@ from building import http
 from app.audit import verifying
 from app.audit.verifying import Verification
 from app.core.errors import RunbooksError
+from app.core.execution import Status
 from app.history.database import open_database
 from app.history.schema import EXECUTIONS
 
@@ -61,7 +62,7 @@ async def test_the_live_table_is_compared_with_the_log(audited):
     await audited.write()
     live, ended = audited.log.states["e00"], audited.log.states["e01"]
     key, _ = audited.row(live)
-    lied = ended.model_copy(update={"status": "failed"})
+    lied = ended.model_copy(update={"status": Status.failed})
     await audited.publish(audited.table, [(key, None), audited.row(lied)])
     _, found = await audited.verify()
     assert found == [

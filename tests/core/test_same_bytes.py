@@ -9,7 +9,7 @@ from test_properties import KINDS, told
 
 from app.core.commands import write_command
 from app.core.events import read_event, write_event
-from app.core.execution import Execution
+from app.core.execution import Execution, Marker
 from app.core.lifecycle import decide, evolve, wake_at
 from app.history.folding import row_of
 
@@ -63,3 +63,15 @@ def test_events_states_commands_and_rows_are_written_as_they_were():
             seen.update(str(wake_at(state)).encode())
             assert Execution.model_validate_json(state.model_dump_json()) == state
     assert seen.hexdigest() == AS_WRITTEN
+
+
+def test_a_marker_which_is_made_unchecked_is_what_is_read_of_it():
+    ended = []
+    for seed in range(RUNS):
+        state = None
+        for offset, event in enumerate(random_run(seed).events, start=1):
+            state, _ = evolve(state, event, offset)
+        if state.terminal:
+            ended.append(marker := state.marker())
+            assert Marker.model_validate_json(marker.model_dump_json()) == marker
+    assert {marker.trace is None for marker in ended} == {True, False}
