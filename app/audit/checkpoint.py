@@ -9,7 +9,7 @@ from app.audit.findings import Difference
 from app.audit.folding import LogRecord, Position
 from app.core.errors import RunbooksError
 
-VERSION = 2
+VERSION = 3
 
 
 class PartitionPoint(BaseModel):

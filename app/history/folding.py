@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from app.core.events import Event
 from app.core.execution import Execution
 from app.core.lifecycle import evolve
+from app.history.items import written_item
 from app.history.schema import MAX_BIGINT, microseconds, searchable
 
 
@@ -65,6 +66,26 @@ def row_of(execution: Execution, partition: int) -> dict[str, Any]:
         "waits_until_us": _microseconds(None if waiting is None else waiting.deadline),
         "last_offset": execution.last_offset,
         "state": execution.model_dump_json(),
+        **_item(execution),
+    }
+
+
+def with_item(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as this version writes it, where it is right: with the item that a page makes of it, if it has no own.
+
+    Raises ValueError when its state cannot be read.
+    """
+    if row["item_offset"] == row["last_offset"] or (row["item_offset"] is None and not row["terminal"]):
+        return row
+    return row | _item(Execution.model_validate_json(row["state"]))
+
+
+def _item(execution: Execution) -> dict[str, Any]:
+    """What a page shows, kept of what has ended: it changes no more, and is asked for again and again."""
+    ended = execution.terminal
+    return {
+        "item_offset": execution.last_offset if ended else None,
+        "item": written_item(execution) if ended else None,
     }
 
 

@@ -12,7 +12,8 @@ from app.core.execution import Execution
 from app.history.schema import ANCHORS, EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
-CHANGING = ("status", "terminal", "started_us", "finished_us", "waits_until_us", "last_offset", "state")
+TIMES = ("started_us", "finished_us", "waits_until_us")
+CHANGING = ("status", "terminal", *TIMES, "last_offset", "state", "item_offset", "item")
 
 
 class OffsetMoved(Exception):
