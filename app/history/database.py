@@ -61,11 +61,10 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise TemporaryError(f"the history database does not answer: {error}") from error
 
 
-class Question(NamedTuple):
-    """A SELECT as the database takes it: its text, the names of its values in their order, and those it brings along.
+class Statement(NamedTuple):
+    """A query or a change as the driver takes it: its text, its values' names in order, and those it brings along.
 
-    For what is asked often: between who asks and the database stands nothing but the pool and the driver, and a
-    transaction is neither begun nor ended.
+    For what is asked or written often: SQLAlchemy writes it once, and looks at no value and no row of it.
     """
 
     text: str
@@ -73,14 +72,17 @@ class Question(NamedTuple):
     brought: Mapping[str, Any]
 
     @classmethod
-    def of(cls, query: sa.Select[Any], engine: AsyncEngine) -> "Question":
-        """A query whose values are ``bindparam``, written for this database."""
-        compiled: Any = query.compile(dialect=engine.dialect)
+    def of(cls, statement: sa.ClauseElement, engine: AsyncEngine) -> "Statement":
+        """A query whose values are ``bindparam``, or an upsert of rows, written for this database."""
+        compiled: Any = statement.compile(dialect=engine.dialect)
         brought = {name: value for name, value in compiled.params.items() if value is not None}
         return cls(compiled.string, tuple(compiled.positiontup), brought)
 
     async def ask(self, engine: AsyncEngine, values: Mapping[str, Any]) -> Sequence[Any]:
-        """The rows, as tuples or what is like them; raises TemporaryError when the database does not answer."""
+        """The rows of a query, as tuples or what is like them, read in no transaction.
+
+        Raises TemporaryError when the database does not answer.
+        """
         known = {**self.brought, **values}
         try:
             return await self._rows(engine, [known[name] for name in self.names])

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.errors import Problem, Refused
 from app.core.execution import Execution, Status
-from app.history.database import Question, reading
+from app.history.database import Statement, reading
 from app.history.items import HistoryItem, item_of, written_item
 from app.history.schema import EXECUTIONS, MAX_BIGINT, microseconds, searchable
 
@@ -144,7 +144,7 @@ class HistoryQueries:
             return {row.status: row[1] for row in await connection.execute(query)}
 
 
-def page_of(engine: AsyncEngine, names: tuple[str, ...], limit: int) -> Question:
+def page_of(engine: AsyncEngine, names: tuple[str, ...], limit: int) -> Statement:
     """What is asked for so many rows that are narrowed by values of these names.
 
     The limit stands in the text: PostgreSQL makes a new plan for each page, in half of its time, where it is a value.
@@ -152,7 +152,7 @@ def page_of(engine: AsyncEngine, names: tuple[str, ...], limit: int) -> Question
     clauses = (clause for name, clause in CLAUSES.items() if name in names)
     query = sa.select(*ORDER, HAS_ITEM, sa.case((HAS_ITEM, EXECUTIONS.c.item), else_=EXECUTIONS.c.state))
     query = query.where(*clauses).order_by(*(column.desc() for column in ORDER))
-    return Question.of(query.limit(sa.literal_column(str(limit))), engine)
+    return Statement.of(query.limit(sa.literal_column(str(limit))), engine)
 
 
 def _narrowed(wanted: HistoryFilter) -> dict[str, Any]:

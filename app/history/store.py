@@ -1,6 +1,7 @@
 """Reading and writing the read model: rows and offsets in one transaction."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.chain import NOTHING, Anchor
 from app.core.execution import Execution
+from app.history.database import Statement
 from app.history.schema import ANCHORS, EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
@@ -28,7 +30,8 @@ class Store:
         self._engine = engine
         self._topic = topic
         self._insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._upsert = self._make_upsert()
+        self._upsert = Statement.of(self._make_upsert(), engine)
+        self._values_of = itemgetter(*self._upsert.names)
 
     async def next_offset(self, partition: int) -> int:
         """The first offset of the partition that is not folded yet; 0 when nothing is."""
@@ -139,7 +142,8 @@ class Store:
             for partition, (start, end) in sorted(offsets.items()):  # in one order: two writers never wait crosswise
                 await self._move(connection, partition, start, end)
             for first in range(0, len(rows), CHUNK):
-                await connection.execute(self._upsert, rows[first : first + CHUNK])
+                given = [*map(self._values_of, rows[first : first + CHUNK])]  # SQLAlchemy would look at each value
+                await connection.exec_driver_sql(self._upsert.text, given)
             if anchors:
                 await self._write_anchors(connection, anchors)
 

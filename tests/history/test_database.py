@@ -13,7 +13,7 @@ from building import T0, plan, scale, story
 from sqlalchemy.util import greenlet_spawn
 
 from app.core.errors import ConfigurationError, TemporaryError
-from app.history.database import Question, migrate, open_database
+from app.history.database import Statement, migrate, open_database
 from app.history.folding import row_of
 from app.history.items import written_item
 from app.history.queries import HistoryFilter, HistoryQueries
@@ -135,10 +135,10 @@ async def test_what_is_left_open_on_a_connection_of_sqlite_is_rolled_back(sqlite
 
 
 async def test_a_question_that_the_database_refuses_is_a_reason_to_try_again(engine):
-    wrong = Question("SELECT * FROM nowhere", (), {})
+    wrong = Statement("SELECT * FROM nowhere", (), {})
     with pytest.raises(TemporaryError, match=r"the history database does not answer: .*nowhere"):
         await wrong.ask(engine, {})
-    right = Question.of(sa.select(sa.bindparam("one", type_=sa.Integer) + 1), engine)
+    right = Statement.of(sa.select(sa.bindparam("one", type_=sa.Integer) + 1), engine)
     assert [tuple(row) for row in await right.ask(engine, {"one": 1})] == [(2,)]
 
 
