@@ -27,7 +27,7 @@ from app.core.execution import Execution
 from app.core.lifecycle import decide, evolve
 from app.core.planning import Prepared
 from app.core.spans import SpanContext
-from app.history.items import item_of
+from app.history.items import written_item
 from app.history.queries import HistoryFilter, Page, WaitingPage
 
 
@@ -59,7 +59,7 @@ class FakeHistory:
         start = _start(cursor)
         mine = sorted(mine, key=lambda one: one.run, reverse=True)[start:]
         following = str(start + limit) if len(mine) > limit else None
-        return Page([item_of(one) for one in mine[:limit]], following)
+        return Page([written_item(one) for one in mine[:limit]], following)
 
     async def waiting(self, tenant: str, *, limit: int, cursor: str | None = None) -> WaitingPage:
         mine = [one for one in self.executions.values() if one.tenant == tenant and one.waiting is not None]

@@ -24,7 +24,7 @@ class PartitionPoint(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """All that an audit knows. log: names the broker's cluster and the topic."""
+    """All that an audit knows. log: names the broker's cluster, the topic and whether a history is beside it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,7 +46,9 @@ def read_checkpoint(path: Path, log: str) -> Checkpoint:
         found = Checkpoint.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise RunbooksError(f"the checkpoint {path} cannot be read: remove it to begin anew") from error
-    if found.version != VERSION or found.log != log:
+    if found.version != VERSION:
+        raise RunbooksError(f"the checkpoint {path} was written by another version: remove it to begin anew")
+    if found.log != log:
         raise RunbooksError(f"the checkpoint {path} is of {found.log}, and this is {log}: remove it to begin anew")
     return found
 

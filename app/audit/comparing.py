@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.audit.findings import Difference, Report
 from app.audit.folding import ROW_COLUMNS, Closed, Requested, row_hash, values_hash
 from app.core.execution import Execution
-from app.history.folding import row_of
+from app.history.folding import row_of, with_item
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 PAGE = 500
-RUN, EXECUTION_ID = ROW_COLUMNS.index("run"), ROW_COLUMNS.index("execution_id")
+RUN, EXECUTION_ID, TERMINAL, LAST_OFFSET, ITEM_OFFSET = map(
+    ROW_COLUMNS.index, ("run", "execution_id", "terminal", "last_offset", "item_offset")
+)
 START = (-1, "")
 
 
@@ -104,7 +106,7 @@ class HistoryComparison:
         query = query.where(EXECUTIONS.c.partition == self._partition, EXECUTIONS.c.run.in_(runs))
         async with self._engine.connect() as connection:
             found = (await connection.execute(query)).all()
-        return {(row[RUN], row[EXECUTION_ID]): tuple(row) for row in found}
+        return {(row[RUN], row[EXECUTION_ID]): _as_shown(tuple(row)) for row in found}
 
     async def _next_offset(self) -> int:
         query = sa.select(OFFSETS.c.next_offset).where(
@@ -117,17 +119,33 @@ class HistoryComparison:
         self._report(Difference(self._partition, offset, "history", execution_id, detail))
 
 
+def as_shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the item that is shown of it: one that the row does not hold is made of its state."""
+    try:
+        return with_item(row)
+    except ValueError:  # such a state is told of where the row is compared
+        return row
+
+
+def _as_shown(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same of a row's values."""
+    if row[ITEM_OFFSET] == row[LAST_OFFSET] or (row[ITEM_OFFSET] is None and not row[TERMINAL]):
+        return row
+    shown = as_shown(dict(zip(ROW_COLUMNS, row, strict=True)))
+    return tuple(shown[name] for name in ROW_COLUMNS)
+
+
 def _why_different(expected: Closed, row: dict[str, Any]) -> str | None:
     """How a row differs; None when it only was written by an older version that says the same in other words."""
     try:
         again = row_of(Execution.model_validate_json(row["state"]), row["partition"])
     except ValueError as error:
         return f"the row's state cannot be read: {error}"
-    wrong = [name for name in again if name != "state" and again[name] != row[name]]
+    wrong = [name for name in again if name not in {"state", "item"} and again[name] != row[name]]
     if wrong:
         return f"the row's {wrong[0]} is {row[wrong[0]]!r}, and its own state says {again[wrong[0]]!r}"
     if row_hash(again) == expected.row_hash:
-        return None
+        return None if again["item"] == row["item"] else "the row's item is not the one that its own state makes"
     log, own = (expected.status, expected.last_offset), (row["status"], row["last_offset"])
     if log != own:
         return f"the log says {log[0]} at {log[1]}, the row {own[0]} at {own[1]}"

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.audit.comparing import HistoryComparison
+from app.audit.comparing import HistoryComparison, as_shown
 from app.audit.folding import Closed, Known, Position, Requested, row_hash
 from app.audit.live_table import LiveTable, acknowledged, read_live_tables
 from app.audit.reading import Progress, open_log
@@ -189,7 +189,7 @@ async def _pages(engine: AsyncEngine, partition: int, place: tuple[int, str]) ->
         after = sa.or_(run > place[0], sa.and_(run == place[0], name > place[1]))
         query = sa.select(EXECUTIONS).where(EXECUTIONS.c.partition == partition, after).order_by(run, name).limit(PAGE)
         async with engine.connect() as connection:
-            page = [dict(row) for row in (await connection.execute(query)).mappings()]
+            page = [as_shown(dict(row)) for row in (await connection.execute(query)).mappings()]
         if not page:
             return
         yield page

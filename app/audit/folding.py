@@ -86,13 +86,19 @@ POSITIONS: TypeAdapter[list[Position]] = TypeAdapter(list[Position])
 class PartitionFold:
     """Folds the records of a partition in their order, reports differences, and gives what a history must hold."""
 
-    def __init__(self, position: Position, partition_of: Mapping[str, int], report: Report) -> None:
-        """Go on at a position; partition_of says where each tenant's records belong."""
+    def __init__(
+        self, position: Position, partition_of: Mapping[str, int], report: Report, *, shown: bool = True
+    ) -> None:
+        """Go on at a position; partition_of says where each tenant's records belong.
+
+        shown: whether rows are hashed with the items that pages show, which only a history has.
+        """
         self.position = position
         self.requested: list[Requested] = []
         self.closed: list[Closed] = []
         self._partition_of = partition_of
         self._report = report
+        self._shown = shown
         self._expiries: list[tuple[float, str, int]] = []
         for known in position.known.values():
             self._await_end(known)
@@ -146,7 +152,7 @@ class PartitionFold:
             for rule, detail in known.facts.take(known.request, event, accepted=changed is not None):
                 self._tell(offset, rule, detail, event)
         if changed is not None and changed.status in TERMINAL:
-            known.row_hash = row_hash(row_of(changed, self.position.partition))
+            known.row_hash = self._row_hash(changed)
             known.state, known.request = changed.marker(), None
             self._await_end(known)
 
@@ -164,10 +170,9 @@ class PartitionFold:
 
     def _taken_up_again(self, known: Known | None, event: RollbackRequested, after: Execution, offset: int) -> Known:
         facts = Facts() if known is None else known.facts
-        if known is not None and known.row_hash is not None:
-            pinned = _row_hash_of_pinned(event, self.position.partition)
-            if pinned != known.row_hash:
-                self._tell(offset, "pinned", "the state that was pinned is not the one it ended in", event)
+        ended = None if known is None else known.row_hash
+        if ended is not None and ended != self._row_hash_of_pinned(event):
+            self._tell(offset, "pinned", "the state that was pinned is not the one it ended in", event)
         return Known(event.tenant, after, after.request, facts)
 
     def _await_end(self, known: Known) -> None:
@@ -195,8 +200,16 @@ class PartitionFold:
         if isinstance(state, Marker):
             assert known.row_hash is not None
             return Closed(state.run, state.execution_id, state.status, state.last_offset or 0, known.row_hash)
-        hashed = row_hash(row_of(state, self.position.partition))
-        return Closed(state.run, state.execution_id, state.status, state.last_offset, hashed)
+        return Closed(state.run, state.execution_id, state.status, state.last_offset, self._row_hash(state))
+
+    def _row_hash(self, state: Execution) -> str:
+        return row_hash(row_of(state, self.position.partition, shown=self._shown))
+
+    def _row_hash_of_pinned(self, event: RollbackRequested) -> str | None:
+        try:
+            return self._row_hash(Execution.model_validate(event.finished))
+        except ValidationError:
+            return None
 
     def remaining(self) -> Iterator[Closed]:
         """All that is known still, as it stands."""
@@ -205,13 +218,6 @@ class PartitionFold:
     def _tell(self, offset: int, rule: Rule, detail: str, event: Event | None = None) -> None:
         named = "" if event is None else event.execution_id
         self._report(Difference(self.position.partition, offset, rule, named, detail))
-
-
-def _row_hash_of_pinned(event: RollbackRequested, partition: int) -> str | None:
-    try:
-        return row_hash(row_of(Execution.model_validate(event.finished), partition))
-    except ValidationError:
-        return None
 
 
 ROW_COLUMNS = tuple(sorted(column.name for column in EXECUTIONS.c))

@@ -140,7 +140,8 @@ class Verification:
         anchors = await self._anchors(places)
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
-        self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}"
+        beside = "log alone" if self._sources.engine is None else "with the history"
+        self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}, {beside}"
         known = await self._resumed(consumer)
         partition_of = _PartitionOf([at.partition for at in places])
         for at in places:
@@ -170,7 +171,7 @@ class Verification:
         if self._sources.engine is not None:
             history = HistoryComparison(self._sources.engine, self._sources.topic, position.partition, end, report)
             history.place = (position.next_offset, "") if point is None else point.history_place
-        fold = PartitionFold(position, partition_of, report)
+        fold = PartitionFold(position, partition_of, report, shown=history is not None)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)
 
     async def _resumed(self, consumer: Consumer) -> dict[int, PartitionPoint]:

@@ -4,9 +4,9 @@ import difflib
 import hashlib
 import json
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ParamSpec, Self, TypeVar, Union, cast, get_args, get_origin
 
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
@@ -81,6 +81,26 @@ def made(kind: type[Value], values: dict[str, Any], given: set[str]) -> Value:
     _set_extra(value, None)
     _set_private(value, None)
     return value
+
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made", bound=BaseModel)
+
+
+def unchecked(model: Callable[Given, Made]) -> Callable[Given, Made]:
+    """What makes values of a model, in half the time, of what is right already: all its fields, by name, in order."""
+    shape = cast("type[Made]", model)
+    given = set(shape.model_fields)
+
+    def make(*_: Given.args, **values: Given.kwargs) -> Made:
+        made = _new(shape)
+        _set_values(made, values)
+        _set_given(made, given)
+        _set_extra(made, None)
+        _set_private(made, None)
+        return made
+
+    return make
 
 
 def canonical(value: object) -> str:

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import asyncpg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -15,6 +16,8 @@ from alembic.util.exc import CommandError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import PoolResetState
+from sqlalchemy.util import greenlet_spawn
 
 from app.core.errors import ConfigurationError, TemporaryError
 
@@ -27,6 +30,8 @@ DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "po
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError)
 """What a database that is gone, starting or busy raises; trying again may help."""
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error)
+"""The same from the drivers themselves."""
 
 
 async def open_database(url: str) -> AsyncEngine:
@@ -56,11 +61,56 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         raise TemporaryError(f"the history database does not answer: {error}") from error
 
 
+class Statement(NamedTuple):
+    """A query or a change as the driver takes it: its text, its values' names in order, and those it brings along.
+
+    For what is asked or written often: SQLAlchemy writes it once, and looks at no value and no row of it.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    brought: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, statement: sa.ClauseElement, engine: AsyncEngine) -> "Statement":
+        """A query whose values are ``bindparam``, or an upsert of rows, written for this database."""
+        compiled: Any = statement.compile(dialect=engine.dialect)
+        brought = {name: value for name, value in compiled.params.items() if value is not None}
+        return cls(compiled.string, tuple(compiled.positiontup), brought)
+
+    async def ask(self, engine: AsyncEngine, values: Mapping[str, Any]) -> Sequence[Any]:
+        """The rows of a query, as tuples or what is like them, read in no transaction.
+
+        Raises TemporaryError when the database does not answer.
+        """
+        known = {**self.brought, **values}
+        try:
+            return await self._rows(engine, [known[name] for name in self.names])
+        except (*DATABASE_ERRORS, *DRIVER_ERRORS) as error:
+            raise TemporaryError(f"the history database does not answer: {error}") from error
+
+    async def _rows(self, engine: AsyncEngine, given: list[Any]) -> Sequence[Any]:
+        connection = await engine.raw_connection()
+        driver: Any = connection.driver_connection
+        try:
+            if engine.dialect.name == "postgresql":
+                return list(await driver.fetch(self.text, *given))
+            return list(await driver.execute_fetchall(self.text, given))
+        except DRIVER_ERRORS as error:
+            await greenlet_spawn(connection.invalidate, error)
+            raise
+        finally:
+            await greenlet_spawn(connection.close)
+
+
 def _engine(url: URL) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_pre_ping=True)
-    engine = create_async_engine(url)
+        engine = create_async_engine(url)
+        sa.event.listen(engine.sync_engine, "checkout", _check_postgresql)
+        return engine
+    engine = create_async_engine(url, pool_reset_on_return=None)
     sa.event.listen(engine.sync_engine, "connect", _tune_sqlite)
+    sa.event.listen(engine.sync_engine, "reset", _reset_sqlite)
     return engine
 
 
@@ -114,6 +164,18 @@ def _upgrade(connection: sa.Connection) -> None:
     configuration.set_main_option("script_location", "app.history:migrations")
     configuration.attributes["connection"] = connection
     command.upgrade(configuration, "head")
+
+
+def _check_postgresql(connection: Any, *_: object) -> None:
+    """Have a connection that the server closed replaced: the driver knows that, and need not ask the server."""
+    if connection.driver_connection.is_closed():
+        raise sa.exc.DisconnectionError("the server closed the connection")
+
+
+def _reset_sqlite(connection: Any, _record: object, state: PoolResetState) -> None:
+    """Roll back what is left open, as the pool would; where nothing is, a way to SQLite's thread and back is saved."""
+    if not state.terminate_only and connection.driver_connection.in_transaction:
+        connection.rollback()
 
 
 def _tune_sqlite(connection: Any, _record: object) -> None:

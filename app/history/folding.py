@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from app.core.events import Event
 from app.core.execution import Execution
 from app.core.lifecycle import evolve
+from app.history.items import written_item
 from app.history.schema import MAX_BIGINT, microseconds, searchable
 
 
@@ -19,6 +20,7 @@ class Happened(NamedTuple):
 
 Runs = dict[tuple[str, int], Execution]
 """States by execution_id and run."""
+NO_ITEM: dict[str, Any] = {"item_offset": None, "item": None}
 
 
 def fold(known: Mapping[str, Execution], happened: Iterable[Happened]) -> Runs:
@@ -44,8 +46,8 @@ def latest_of(changed: Runs) -> dict[str, Execution]:
     return {execution_id: state for (execution_id, _), state in sorted(changed.items(), key=lambda item: item[0][1])}
 
 
-def row_of(execution: Execution, partition: int) -> dict[str, Any]:
-    """A row of the table ``executions``."""
+def row_of(execution: Execution, partition: int, *, shown: bool = True) -> dict[str, Any]:
+    """A row of the table ``executions``; shown: with the item that a page shows of it."""
     request, waiting = execution.request, execution.waiting
     return {
         "execution_id": searchable(execution.execution_id),
@@ -65,7 +67,25 @@ def row_of(execution: Execution, partition: int) -> dict[str, Any]:
         "waits_until_us": _microseconds(None if waiting is None else waiting.deadline),
         "last_offset": execution.last_offset,
         "state": execution.model_dump_json(),
+        **(_item(execution) if shown else NO_ITEM),
     }
+
+
+def with_item(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as this version writes it, where it is right: with the item that a page makes of it, if it has no own.
+
+    Raises ValueError when its state cannot be read.
+    """
+    if row["item_offset"] == row["last_offset"] or (row["item_offset"] is None and not row["terminal"]):
+        return row
+    return row | _item(Execution.model_validate_json(row["state"]))
+
+
+def _item(execution: Execution) -> dict[str, Any]:
+    """What a page shows, kept of what has ended: it changes no more, and is asked for again and again."""
+    if not execution.terminal:
+        return NO_ITEM
+    return {"item_offset": execution.last_offset, "item": written_item(execution)}
 
 
 def _searchable(text: str | None) -> str | None:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from app.core.approval import Approval
 from app.core.execution import Execution, Status
+from app.core.model import unchecked
 from app.core.planning import Prepared
 from app.core.rollback import rollback_status
 from app.core.step_state import Reading, RollbackStep, StepState
@@ -173,11 +174,22 @@ class HistoryItem(Shown):
     metric_check: MetricCheckItem | None
 
 
+_new_history, _new_step, _new_back = unchecked(HistoryItem), unchecked(StepItem), unchecked(RollbackStepItem)
+_new_plan, _new_approval, _new_vote = unchecked(PlanItem), unchecked(ApprovalItem), unchecked(VoteItem)
+_new_notice, _new_trigger, _new_rollback = unchecked(NoticeItem), unchecked(TriggerItem), unchecked(RollbackItem)
+_new_check, _new_reading = unchecked(MetricCheckItem), unchecked(ReadingItem)
+
+
+def written_item(execution: Execution) -> str:
+    """The entry of an execution, as JSON."""
+    return item_of(execution).model_dump_json()
+
+
 def item_of(execution: Execution) -> HistoryItem:
     """The entry of an execution."""
     request = execution.request
     finished = execution.finished_at
-    return HistoryItem(
+    return _new_history(
         execution_id=request.execution_id,
         runbook_name=request.runbook.name,
         runbook_version=request.runbook_version,
@@ -192,7 +204,7 @@ def item_of(execution: Execution) -> HistoryItem:
         started_at=execution.started_at,
         finished_at=finished,
         duration_seconds=_duration_s(execution),
-        trigger=TriggerItem(matched=request.trigger_matches, reason=request.trigger_reason or None),
+        trigger=_new_trigger(matched=request.trigger_matches, reason=request.trigger_reason or None),
         steps=[_step(execution, index, state) for index, state in enumerate(execution.steps)],
         approvers=_approvers(execution),
         rollback=_rollback(execution),
@@ -211,7 +223,7 @@ def _duration_s(execution: Execution) -> float | None:
 
 def _step(execution: Execution, index: int, state: StepState) -> StepItem:
     step = execution.runbook.steps[index]
-    return StepItem(
+    return _new_step(
         index=index,
         name=step.name,
         type=step.type,
@@ -239,7 +251,7 @@ def _attempts(state: StepState) -> int:
 
 def plan_item(plan: Prepared) -> PlanItem:
     """What is shown of a plan."""
-    return PlanItem(
+    return _new_plan(
         before=plan.before,
         after=plan.after,
         inverse=plan.inverse.step if plan.inverse else None,
@@ -251,7 +263,7 @@ def approval_item(approval: Approval) -> ApprovalItem:
     """What is shown of a request for approval."""
     votes = approval.votes
     decided = votes[-1].at if votes and approval.state in {"approved", "rejected"} else None
-    return ApprovalItem(
+    return _new_approval(
         number=approval.number,
         state=approval.state,
         by=[vote.by for vote in votes],
@@ -261,10 +273,10 @@ def approval_item(approval: Approval) -> ApprovalItem:
         digest=approval.digest,
         deadline=approval.deadline,
         votes=[
-            VoteItem(by=vote.by, decision=vote.decision, at=vote.at, source=vote.source, comment=vote.comment)
+            _new_vote(by=vote.by, decision=vote.decision, at=vote.at, source=vote.source, comment=vote.comment)
             for vote in votes
         ],
-        notices=[NoticeItem(kind=one.kind, to=one.to, state=one.state, error=one.error) for one in approval.notices],
+        notices=[_new_notice(kind=one.kind, to=one.to, state=one.state, error=one.error) for one in approval.notices],
         escalated=approval.escalated,
         changed=approval.changed or None,
         ended=approval.ended or None,
@@ -273,15 +285,17 @@ def approval_item(approval: Approval) -> ApprovalItem:
 
 def _approvers(execution: Execution) -> list[str]:
     """Everybody whose decision counted, once, in the order of the steps."""
-    requests = (one for index in range(len(execution.steps)) for one in execution.requests(index))
-    votes = (vote.by for one in requests for vote in one.votes)
-    return list(dict.fromkeys(votes))
+    if execution.rollback is None:
+        requests = [one for step in execution.steps for one in step.requests]
+    else:
+        requests = [one for index in range(len(execution.steps)) for one in execution.requests(index)]
+    return list(dict.fromkeys([vote.by for one in requests for vote in one.votes]))
 
 
 def _rollback(execution: Execution) -> RollbackItem:
     if execution.rollback is None:
-        return RollbackItem(status="none", reason=None, cause=None, requested_by=None, requested_at=None, steps=[])
-    return RollbackItem(
+        return _new_rollback(status="none", reason=None, cause=None, requested_by=None, requested_at=None, steps=[])
+    return _new_rollback(
         status=rollback_status(execution.rollback),
         reason=execution.rollback.reason,
         cause=execution.rollback.cause,
@@ -296,7 +310,7 @@ def _metric_check(execution: Execution) -> MetricCheckItem | None:
     if check is None:
         return None
     waits = verification is not None and execution.status == Status.verifying
-    return MetricCheckItem(
+    return _new_check(
         metric_name=check.metric_name,
         before=_reading(execution.metric_before) if execution.metric_before else None,
         after=[_reading(one) for one in verification.readings] if verification else [],
@@ -305,11 +319,11 @@ def _metric_check(execution: Execution) -> MetricCheckItem | None:
 
 
 def _reading(reading: Reading) -> ReadingItem:
-    return ReadingItem(at=reading.at, value=reading.value, detail=reading.detail or None)
+    return _new_reading(at=reading.at, value=reading.value, detail=reading.detail or None)
 
 
 def _back(step: RollbackStep) -> RollbackStepItem:
-    return RollbackStepItem(
+    return _new_back(
         index=step.index,
         status=step.status,
         summary=step.plan.summary if step.plan else None,

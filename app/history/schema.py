@@ -2,7 +2,9 @@
 
 Times are microseconds since the epoch, so that they order and compare the same on every database. The column
 ``state`` is the truth; the others are for finding it. ``waits_until_us`` is the deadline of the request for approval
-that waits, NULL where none does.
+that waits, NULL where none does. ``item`` is what a page shows of an execution that has ended, as JSON; it counts where
+``item_offset`` is ``last_offset``. Elsewhere a page makes it of the state: while an execution goes on, and where the
+row was last written by a version that knew of no items.
 """
 
 from datetime import UTC, datetime
@@ -35,6 +37,8 @@ EXECUTIONS = sa.Table(
     sa.Column("waits_until_us", sa.BigInteger),
     sa.Column("last_offset", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("item_offset", sa.BigInteger),
+    sa.Column("item", sa.Text),
     sa.Index("executions_by_time", "tenant", "requested_us", "execution_id", "run"),
     sa.Index("executions_by_service", "tenant", "service_id", "requested_us", "execution_id", "run"),
     sa.Index("executions_by_runbook", "tenant", "runbook_name", "requested_us", "execution_id", "run"),

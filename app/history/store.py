@@ -1,6 +1,7 @@
 """Reading and writing the read model: rows and offsets in one transaction."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,10 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.chain import NOTHING, Anchor
 from app.core.execution import Execution
+from app.history.database import Statement
 from app.history.schema import ANCHORS, EXECUTIONS, OFFSETS, searchable
 
 CHUNK = 500
-CHANGING = ("status", "terminal", "started_us", "finished_us", "waits_until_us", "last_offset", "state")
+TIMES = ("started_us", "finished_us", "waits_until_us")
+CHANGING = ("status", "terminal", *TIMES, "last_offset", "state", "item_offset", "item")
 
 
 class OffsetMoved(Exception):
@@ -27,7 +30,8 @@ class Store:
         self._engine = engine
         self._topic = topic
         self._insert: Any = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._upsert = self._make_upsert()
+        self._upsert = Statement.of(self._make_upsert(), engine)
+        self._values_of = itemgetter(*self._upsert.names)
         self._upsert_anchor = self._make_upsert_anchor()
 
     async def next_offset(self, partition: int) -> int:
@@ -142,7 +146,8 @@ class Store:
         async with self._engine.begin() as connection:
             await self._move(connection, offsets)
             for first in range(0, len(rows), CHUNK):
-                await connection.execute(self._upsert, rows[first : first + CHUNK])
+                given = [*map(self._values_of, rows[first : first + CHUNK])]  # SQLAlchemy would look at each value
+                await connection.exec_driver_sql(self._upsert.text, given)
             if anchors:
                 await self._write_anchors(connection, anchors)
 

@@ -93,7 +93,6 @@ class _Reader(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             await consumer.seek_to_beginning(*fresh)
         return committed
 
-
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Say nothing: Faust looks here for partitions that stand still, and fails on one that is being sought."""
 

@@ -1,8 +1,10 @@
 """The shapes of the API's answers; history's own are in app/history/items.py."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, Self
 
+import orjson
 from pydantic import Field, JsonValue
 
 from app.core.approval import Approval, ApprovalState
@@ -255,6 +257,11 @@ class HistoryPage(Shown):
 
     items: list[HistoryItem]
     next_cursor: str | None
+
+    @staticmethod
+    def written(items: Iterable[str], next_cursor: str | None) -> str:
+        """The same as JSON, of items that are JSON already."""
+        return f'{{"items":[{",".join(items)}],"next_cursor":{orjson.dumps(next_cursor).decode()}}}'
 
 
 class DefinitionItem(Shown):

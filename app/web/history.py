@@ -10,7 +10,7 @@ from app.history.queries import MAX_LIMIT, HistoryFilter
 from app.web.answers import HistoryPage
 from app.web.auth import caller_of
 from app.web.parts import parts_of
-from app.web.reading import answer, instant, read_query, truth, whole_number
+from app.web.reading import instant, read_query, truth, whole_number, written_answer
 
 DEFAULT_LIMIT = 20
 TEXT = {"type": "string"}
@@ -34,7 +34,7 @@ async def history(request: web.Request) -> web.Response:
     found = await parts_of(request).history.page(
         caller_of(request).tenant, _wanted(given), limit=limit, cursor=given.get("cursor")
     )
-    return answer(HistoryPage(items=found.items, next_cursor=found.next_cursor))
+    return written_answer(HistoryPage.written(found.items, found.next_cursor))
 
 
 def _wanted(given: dict[str, str]) -> HistoryFilter:

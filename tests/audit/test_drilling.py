@@ -58,6 +58,14 @@ async def test_what_is_rebuilt_is_what_is_live(audited, tmp_path):
     }
 
 
+async def test_rows_that_keep_no_items_are_as_good_as_those_that_are_rebuilt(audited, tmp_path):
+    await audited.write()
+    await audited.change(sa.update(EXECUTIONS).values(item=None, item_offset=None))
+    found, differences = await drilled(audited, tmp_path / "drill")
+    assert differences == []
+    assert [one.same for one in found.compared] == [True, True]
+
+
 async def test_what_differs_is_told_with_its_offset(audited, tmp_path):
     await audited.write()
     live, edited = audited.log.states["e0"], audited.log.states["e1"]

@@ -38,10 +38,15 @@ async def test_an_honest_installation_is_clean(audited):
 async def test_a_row_that_is_missing_extra_or_different_is_told_with_its_offset(audited):
     await audited.write()
     row = EXECUTIONS.c
-    gone, made_up, edited, forged = (audited.log.states[f"e{number:02}"] for number in (1, 2, 4, 5))
+    gone, made_up, edited, forged, shown = (audited.log.states[f"e{number:02}"] for number in (1, 2, 4, 5, 7))
     await audited.change(sa.delete(EXECUTIONS).where(row.execution_id == "e01"))
     await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e02").values(execution_id="nobody"))
     await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e04").values(status="failed"))
+    await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e07").values(item="{}"))
+    await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e08").values(item="{}", item_offset=0))
+    waits = audited.log.states["e09"]
+    made_up_item = {"item": "{}", "item_offset": waits.last_offset}
+    await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e09").values(made_up_item))
     lied = forged.model_copy(update={"reason": "made up"}).model_dump_json()
     await audited.change(sa.update(EXECUTIONS).where(row.execution_id == "e05").values(state=lied))
     _, found = await audited.verify()
@@ -49,6 +54,12 @@ async def test_a_row_that_is_missing_extra_or_different_is_told_with_its_offset(
         (gone.run, "history", "the history has no row of this run"),
         (made_up.run, "history", "the history has no row of this run"),
         (made_up.run, "history", "the history has a row of a run that the log does not know"),
+        (shown.last_offset, "history", "the row's item is not the one that its own state makes"),
+        (
+            waits.last_offset,
+            "history",
+            f"the row's item_offset is {waits.last_offset}, and its own state says None",
+        ),
         (edited.last_offset, "history", "the row's status is 'failed', and its own state says 'succeeded'"),
         (
             forged.last_offset,
@@ -56,6 +67,23 @@ async def test_a_row_that_is_missing_extra_or_different_is_told_with_its_offset(
             f"both say succeeded at {forged.last_offset}, and the row's state is not what the log comes to",
         ),
     ])  # fmt: skip
+
+
+async def test_rows_of_a_version_that_kept_no_items_are_no_difference(audited):
+    await audited.write()
+    await audited.change(sa.update(EXECUTIONS).values(item=None, item_offset=None))
+    _, found = await audited.verify()
+    assert found == []
+
+
+async def test_a_row_whose_state_cannot_be_read_is_told_of(audited):
+    await audited.write()
+    row = EXECUTIONS.c
+    for number, changed in ((1, {"state": "{}"}), (2, {"state": "{}", "item_offset": None})):
+        await audited.change(sa.update(EXECUTIONS).where(row.execution_id == f"e{number:02}").values(changed))
+    _, found = await audited.verify()
+    assert [offset for offset, *_ in found] == [audited.log.states[f"e{number:02}"].last_offset for number in (1, 2)]
+    assert all(detail.startswith("the row's state cannot be read: ") for *_, detail in found)
 
 
 async def test_the_live_table_is_compared_with_the_log(audited):

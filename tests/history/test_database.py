@@ -10,10 +10,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from building import T0, plan, scale, story
+from sqlalchemy.util import greenlet_spawn
 
-from app.core.errors import ConfigurationError
-from app.history.database import migrate, open_database
+from app.core.errors import ConfigurationError, TemporaryError
+from app.history.database import Statement, migrate, open_database
 from app.history.folding import row_of
+from app.history.items import written_item
+from app.history.queries import HistoryFilter, HistoryQueries
 from app.history.schema import MAX_SEARCHED, METADATA, microseconds, searchable
 from app.history.store import Store
 
@@ -90,12 +93,53 @@ async def test_what_waits_in_an_older_database_is_known_after_the_migration(engi
         assert "waits_until_us" not in await connection.run_sync(columns_of)
     await migrate(engine)
     after, _ = await read_rows(engine)
-    assert sorted(map(dict, after), key=lambda row: row["execution_id"]) == rows
+    empty = {"item": None, "item_offset": None}
+    assert sorted(map(dict, after), key=lambda row: row["execution_id"]) == [row | empty for row in rows]
     assert [row["waits_until_us"] for row in rows] == [
         microseconds(T0) + 600 * 10**6,
         None,
         microseconds(T0) + 660 * 10**6,
     ]
+
+
+async def test_what_ended_in_an_older_database_is_shown_as_before(engine, new_log, project):
+    log = new_log()
+    for name in ("a", "b"):
+        log.request(name)
+        log.succeed(name)
+    await project(engine, log)
+    before = await HistoryQueries(engine).page("default", HistoryFilter(), limit=2)
+    async with engine.begin() as connection:
+        await connection.run_sync(to_revision, "0004_anchors")
+        assert not {"item", "item_offset"} & await connection.run_sync(columns_of)
+    await migrate(engine)
+    assert await HistoryQueries(engine).page("default", HistoryFilter(), limit=2) == before
+    log.request("c")
+    log.succeed("c")
+    await project(engine, log)
+    newest = await HistoryQueries(engine).page("default", HistoryFilter(), limit=3)
+    assert newest.items == [written_item(log.latest["c"]), *before.items]
+
+
+async def test_what_is_left_open_on_a_connection_of_sqlite_is_rolled_back(sqlite_engine):
+    """By the pool, as nobody else does."""
+    insert = "INSERT INTO offsets (topic, partition, next_offset) VALUES ('t', 0, 1)"
+    connection = await sqlite_engine.raw_connection()
+    driver = connection.driver_connection
+    await driver.execute_fetchall(insert)
+    assert driver.in_transaction
+    await greenlet_spawn(connection.close)
+    assert not driver.in_transaction
+    async with sqlite_engine.begin() as again:
+        assert await again.scalar(sa.text("SELECT count(*) FROM offsets")) == 0
+
+
+async def test_a_question_that_the_database_refuses_is_a_reason_to_try_again(engine):
+    wrong = Statement("SELECT * FROM nowhere", (), {})
+    with pytest.raises(TemporaryError, match=r"the history database does not answer: .*nowhere"):
+        await wrong.ask(engine, {})
+    right = Statement.of(sa.select(sa.bindparam("one", type_=sa.Integer) + 1), engine)
+    assert [tuple(row) for row in await right.ask(engine, {"one": 1})] == [(2,)]
 
 
 async def test_sqlite_is_opened_for_several_readers_and_a_writer(tmp_path):

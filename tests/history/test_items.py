@@ -1,12 +1,21 @@
 """What history says of an execution: the product page's list."""
 
+import hashlib
 from datetime import timedelta
 
+import pytest
 from building import T0, http, plan, requested, scale, slack, story
+from test_same_bytes import RUNS, random_run
 
 from app.core.anomaly import Anomaly
-from app.history.items import item_of
+from app.core.execution import Execution
+from app.core.lifecycle import evolve
+from app.history.folding import row_of, with_item
+from app.history.items import HistoryItem, item_of, written_item
 
+AS_KEPT = "eb7008e4ae9205feee37c5c45afa86735914be3f1ae920eb9ab000f7bbde4435"
+"""Rows keep their items: one that is made otherwise wants a migration that sets executions.item_offset to NULL, so that
+no page shows, and no audit finds, what was kept before. Then this is what the test says."""
 ANOMALY = Anomaly(anomaly_id="a-7", service_id="payment-api", metric_name="cpu", anomaly_score=0.9, timestamp=T0)
 
 
@@ -149,3 +158,42 @@ def test_the_metric_before_and_after():
     assert (shown.before.at, shown.before.value, shown.before.detail) == (T0, 95.5, None)
     assert [(one.value, one.detail) for one in shown.after] == [(None, "no series"), (40.0, None)]
     assert item_of(story(slack()).state).metric_check is None
+
+
+def random_states():
+    for seed in range(RUNS):
+        state = None
+        for offset, event in enumerate(random_run(seed).events, start=1):
+            state, _ = evolve(state, event, offset)
+            yield state
+
+
+def test_an_item_is_valid_though_nobody_checks_it_and_the_same_of_a_state_that_was_written():
+    seen = hashlib.sha256()
+    for state in random_states():
+        text = written_item(state)
+        assert HistoryItem.model_validate_json(text, strict=True).model_dump_json() == text
+        assert written_item(Execution.model_validate_json(state.model_dump_json())) == text
+        seen.update(text.encode())
+    assert seen.hexdigest() == AS_KEPT
+
+
+def test_a_row_keeps_the_item_of_what_has_ended():
+    ended = 0
+    for state in random_states():
+        row = row_of(state, 0)
+        ended += state.terminal
+        expected = (state.last_offset, written_item(state)) if state.terminal else (None, None)
+        assert (row["item_offset"], row["item"]) == expected
+        assert with_item(row) is row
+        for left in ({"item_offset": None, "item": None}, {"item_offset": 0, "item": "of before"}):
+            assert with_item(row | left) == row
+    assert ended > RUNS / 2
+
+
+def test_an_item_that_counts_is_not_made_anew():
+    going, ended = row_of(story(slack()).state, 0), row_of(story(slack()).does().state, 0)
+    for row in (going | {"item_offset": going["last_offset"], "item": "made up"}, ended | {"item": "made up"}):
+        assert with_item(row) == row
+    with pytest.raises(ValueError, match="state"):
+        with_item(ended | {"item_offset": None, "state": '{"state": 1}'})

@@ -6,14 +6,19 @@ from datetime import timedelta
 
 import orjson
 import pytest
+import sqlalchemy as sa
 from building import T0, scale, slack
 from sqlalchemy import event
 
 from app.core.anomaly import Anomaly
 from app.core.errors import Refused, TemporaryError
+from app.core.events import RollbackRequested
 from app.core.execution import Status
 from app.history.database import open_database
+from app.history.items import HistoryItem, item_of
 from app.history.queries import HistoryFilter, HistoryQueries
+from app.history.schema import EXECUTIONS
+from app.web.answers import HistoryPage
 
 EVERYTHING = HistoryFilter()
 MANY = 500
@@ -24,11 +29,15 @@ def cursor_of(*parts):
     return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
 
 
+def items_of(*pages):
+    return [HistoryItem.model_validate_json(item) for page in pages for item in page.items]
+
+
 async def all_pages(queries, wanted=EVERYTHING, tenant="default", limit=20):
     items, cursor = [], None
     while True:
         page = await queries.page(tenant, wanted, limit=limit, cursor=cursor)
-        items += page.items
+        items += items_of(page)
         assert len(page.items) == limit or page.next_cursor is None
         if page.next_cursor is None:
             return items
@@ -106,7 +115,7 @@ async def test_a_page_goes_on_where_it_ended_when_new_ones_arrive(engine, new_lo
     log.request("e4")
     await project(engine, log)
     second = await queries.page("default", EVERYTHING, limit=2, cursor=first.next_cursor)
-    assert [item.execution_id for item in (*first.items, *second.items)] == ["e3", "e2", "e1", "e0"]
+    assert [item.execution_id for item in items_of(first, second)] == ["e3", "e2", "e1", "e0"]
 
 
 async def test_a_full_last_page_has_no_next_one(engine, new_log, project):
@@ -185,7 +194,45 @@ async def test_one_tenant_never_sees_another(engine, new_log, project):
     assert await queries.item("acme", "theirs") is None
     assert (await queries.get("globex", "theirs")).tenant == "globex"
     page = await queries.page("acme", EVERYTHING, limit=5, cursor=cursor_of(2**62, "zz", 9))
-    assert [item.execution_id for item in page.items] == ["mine"]
+    assert [item.execution_id for item in items_of(page)] == ["mine"]
+
+
+async def mixed(engine, new_log, project):
+    """A log with what goes on, what has ended, and what has ended and is taken back; its entries, newest first."""
+    log = new_log()
+    for name in ("goes on", "ended", "taken back", "queued"):
+        log.request(name, scale(), slack())
+    log.start("goes on")
+    log.succeed("ended")
+    log.start("taken back")
+    log.finish("taken back", output={"big": 2**64 - 1, "odd": "\x00 \U0001f600"})
+    log.succeed("taken back")
+    taken = log.latest["taken back"]
+    named = {"tenant": taken.tenant, "execution_id": "taken back", "at": log.now, "run": taken.run}
+    log.tell(RollbackRequested(**named, by="olga", comment="", finished=taken.model_dump(mode="json")))
+    await project(engine, log)
+    return log, [item_of(log.latest[name]) for name in ("queued", "taken back", "ended", "goes on")]
+
+
+async def test_an_item_that_is_kept_is_the_one_that_the_state_makes(engine, new_log, project, read_rows):
+    log, expected = await mixed(engine, new_log, project)
+    rows, _ = await read_rows(engine)
+    kept = {row["execution_id"]: (row["item_offset"], row["item"]) for row in rows}
+    ended = log.latest["ended"]
+    assert kept.pop("ended") == (ended.last_offset, item_of(ended).model_dump_json())
+    page = await HistoryQueries(engine).page("default", EVERYTHING, limit=20)
+    assert page.items == [item.model_dump_json() for item in expected]
+    assert HistoryPage.written(*page) == HistoryPage(items=expected, next_cursor=None).model_dump_json()
+
+
+@pytest.mark.parametrize("left", [{"item": None, "item_offset": None}, {"item": "of before", "item_offset": 0}])
+async def test_what_a_version_without_items_wrote_is_shown_as_it_stands(engine, new_log, project, left):
+    """Such a version leaves an item as it was while it writes the row anew: it does not count any more."""
+    _, expected = await mixed(engine, new_log, project)
+    async with engine.begin() as connection:
+        await connection.execute(sa.update(EXECUTIONS).values(left))
+    page = await HistoryQueries(engine).page("default", EVERYTHING, limit=20)
+    assert page.items == [item.model_dump_json() for item in expected]
 
 
 async def test_one_execution_is_its_latest_run(engine, new_log, project):
@@ -267,11 +314,13 @@ async def test_what_waits_is_read_off_an_index_without_sorting(sqlite_engine):
 @pytest.mark.parametrize("cursor", [None, cursor_of(10**15, "e", 2)])
 async def test_a_page_is_read_off_an_index_without_sorting(sqlite_engine, wanted, index, cursor):
     asked = []
-    event.listen(sqlite_engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+    async with sqlite_engine.connect() as connection:  # the pool's one, and so the next one's
+        await (await connection.get_raw_connection()).driver_connection.set_trace_callback(asked.append)
+    asked.clear()
     await HistoryQueries(sqlite_engine).page("default", wanted, limit=20, cursor=cursor)
-    ((statement, parameters),) = asked
+    (statement,) = asked
     async with sqlite_engine.connect() as connection:
-        rows = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
+        rows = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}")).all()
     (plan,) = [row.detail for row in rows]
     assert f"USING INDEX {index} (tenant=?" in plan
     assert "TEMP B-TREE" not in plan
