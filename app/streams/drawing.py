@@ -43,12 +43,10 @@ async def drawn(
     """The stream's records, none of which it acknowledges; ends when the stream is stopped.
 
     Raises what was thrown into its channel. Like Faust's own iterator it passes over what came before the partitions
-    were shared out anew, which is read again. Faust's sensors are told only when the stream has moved last, for Faust
-    warns of one that stands still.
+    were shared out anew, which is read again. Faust's sensors are told nothing.
     """
     source: Any = stream.noack()
     app, queue = source.app, source.channel.queue
-    moved_at = app.monitor.stream_inbound_time
     started_here = await source.maybe_start()
     turn = Turn(monotonic)
     try:
@@ -63,7 +61,6 @@ async def drawn(
                 event = queue.get_nowait()
             message = event.message
             if app.flow_control.is_active() and message.generation_id == app.consumer_generation_id:
-                moved_at[message.tp] = time.monotonic()
                 yield event
     except StopAsyncIteration:  # Faust's way to end an agent
         return
