@@ -11,7 +11,7 @@ from faust.types import AgentT, EventT, StreamT
 
 from app.core.commands import STEP_KINDS
 from app.core.model import JsonObject
-from app.ending import tell_failure
+from app.ending import cancelled, tell_failure
 from app.streams import fetch_codec
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
@@ -103,10 +103,27 @@ class Agents:
     app: faust.App
     failure: asyncio.Future[BaseException] = field(init=False)
     by_name: dict[str, AgentT[bytes]] = field(init=False, default_factory=dict)
+    _watching: "asyncio.Task[None] | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Nothing has failed yet."""
         self.failure = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        """Start them; when Faust crashes, which ends them without a word, that is the failure."""
+        await self.app.start()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Stop them."""
+        if self._watching is not None:
+            await cancelled(self._watching)
+        await self.app.stop()
+
+    async def _watch(self) -> None:
+        await self.app.wait_until_stopped()
+        if self.app.crashed:
+            self.fail(self.app.crash_reason)
 
     def fail(self, error: BaseException) -> None:
         """Remember the first failure: the worker must stop, so that what was not acknowledged is read again."""

@@ -33,6 +33,7 @@ class Held:
         self._lines: dict[str, Line] = {}
         self._some = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_HELD)
+        self._cleared = 0
 
     def __len__(self) -> int:
         """How many wait."""
@@ -51,8 +52,15 @@ class Held:
         return self._lines.get(tenant)
 
     async def add(self, tenant: str, event: EventT[bytes], read: Anomaly | None = None) -> None:
-        """Have it wait behind the tenant's others, when there is room for one more; read: what it is, where known."""
+        """Have it wait behind the tenant's others, when there is room for one more; read: what it is, where known.
+
+        One that was waiting for room when all were let go is let go too.
+        """
+        cleared = self._cleared
         await self._room.acquire()
+        if self._cleared != cleared:
+            self._room.release()
+            return
         line = self._lines.setdefault(tenant, Line())
         if not line.events:
             line.read = read
@@ -78,6 +86,7 @@ class Held:
             self._room.release()
         self._lines.clear()
         self._some.clear()
+        self._cleared += 1
 
     async def some(self) -> None:
         """Wait until any wait."""

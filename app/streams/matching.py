@@ -109,7 +109,7 @@ class AnomalyMatcher:
                 await self._release_first(tenant, receipts)
                 if turn.is_over():
                     await turn.passes()
-            if not any(map(self._may_go_on, self._held.tenants())):
+            if self._held and not any(map(self._may_go_on, self._held.tenants())):
                 await self.pace.moves()
 
     def _may_go_on(self, tenant: str) -> bool:

@@ -25,7 +25,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from types import CoroutineType
 from typing import Any
 
@@ -86,6 +86,8 @@ class _Reader(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def _seek_to_committed(self) -> Mapping[TP, int | None]:
         consumer = self._ensure_consumer()
+        if not consumer.assignment():
+            return {}
         committed: Mapping[TP, int | None] = await consumer.seek_to_committed()
         changelogs = self.app.tables.changelog_topics
         fresh = [place for place, offset in committed.items() if not offset and place.topic not in changelogs]
@@ -132,6 +134,19 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     def _new_consumer_thread(self) -> _Reader:
         return _Reader(self, loop=self.loop, thread_loop=self.loop, beacon=self.beacon)
+
+    async def threadsafe_partitions_revoked(self, receiver_loop: Any, revoked: set[TP]) -> None:  # noqa: ARG002
+        """Give them up, with no queue between two threads."""
+        await self.on_partitions_revoked(revoked)
+
+    async def threadsafe_partitions_assigned(
+        self,
+        receiver_loop: Any,  # noqa: ARG002
+        assigned: set[TP],
+        generation_id: int = 0,
+    ) -> None:
+        """Take them, with no queue between two threads."""
+        await self.on_partitions_assigned(assigned, generation_id)
 
     async def _deliver(self, message: Message) -> None:
         """Hand it out; what was fetched before its partition was lost, and comes after, is nothing to commit."""
@@ -182,10 +197,23 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self._assigned = set(assigned)
         await super().on_partitions_assigned(assigned, generation_id)
 
-    async def perform_seek(self) -> None:
-        """Go back to the committed offsets; nothing is handed out before the flow goes on, with empty queues."""
+    def perform_seek(self) -> Coroutine[Any, Any, None]:
+        """Go back to the committed offsets; nothing is handed out before the flow goes on, with empty queues.
+
+        From the call on, not from when it is awaited: Faust has the partitions resumed just before.
+        """
         self._awaits_flow = True
-        await self._seek_back()
+        self._seeks += 1
+        self._note_sought()
+        return self._seek_for_flow()
+
+    async def _seek_for_flow(self) -> None:
+        try:
+            await self._seek_back()
+        except BaseException:
+            self._awaits_flow = False  # the flow may never go on; what is handed out now is sought again before it does
+            self._note_sought()
+            raise
 
     def resume_flow(self) -> None:
         """Hand out again; Faust has emptied the queues just before."""

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import uuid
+from types import SimpleNamespace
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -36,17 +37,21 @@ class Bench:
         self.app = build_app(
             self.connection, StreamSettings(self.group, self.folder / "not" / "there", session_timeout_s=6)
         )
-        agents = Agents(self.app)
+        self.agents = agents = Agents(self.app)
 
         async def handle(records, receipts):
             async for event in records:
                 self.events[event.message.partition, event.message.offset] = event
 
         agents.add("collect", self.topic, handle)
-        await self.app.start()
+        await self.agents.start()
 
     async def stop(self):
-        await self.app.stop()
+        await self.agents.stop()
+
+    async def members(self):
+        (group,) = await self.admin.describe_consumer_groups([self.group])
+        return group.groups[0][5]
 
     async def close(self):
         await self.producer.stop()
@@ -207,6 +212,53 @@ async def test_a_seek_makes_what_was_fetched_before_it_come_again(broker, connec
         await bench.close()
 
 
+async def test_a_seek_that_fails_keeps_nothing_back(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.start()
+        reader = bench.app.consumer._thread
+        seek = reader._seek_to_committed
+
+        async def fail():
+            raise RuntimeError("no seek")
+
+        reader._seek_to_committed = fail
+        with pytest.raises(RuntimeError, match="no seek"):
+            await bench.app.consumer.perform_seek()
+        reader._seek_to_committed = seek
+        await bench.publish(1)
+        await bench.handed_out(0)
+        await bench.stop()
+    finally:
+        await bench.close()
+
+
+async def test_a_worker_that_was_given_nothing_has_nothing_to_seek(connection, tmp_path):
+    app = build_app(connection, StreamSettings("g", tmp_path))
+    never = dict.fromkeys(("callback", "on_partitions_revoked", "on_partitions_assigned"), pytest.fail)
+    reader = app.transport.create_consumer(**never)._thread
+    reader._consumer = SimpleNamespace(assignment=frozenset)
+    assert await reader.seek_to_committed() == {}
+
+
+async def test_what_ends_faust_is_told_and_the_group_is_left(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        await bench.start()
+        await bench.publish(1)
+        await bench.handed_out(0)
+        assert len(await bench.members()) == 1
+        await bench.app.consumer.crash(RuntimeError("no more"))
+        async with asyncio.timeout(30):
+            assert repr(await bench.agents.failure) == "RuntimeError('no more')"
+            await bench.stop()
+        assert await bench.members() == []
+    finally:
+        await bench.close()
+
+
 async def test_faust_may_look_after_a_partition_that_is_being_sought(broker, connection, tmp_path):
     bench = Bench(broker, connection, tmp_path)
     await bench.create()
@@ -241,7 +293,11 @@ async def test_nothing_is_handed_out_from_a_seek_on_until_the_flow_goes_on(broke
             return await seek()
 
         reader._seek_to_committed = slow_seek
-        seeking = asyncio.create_task(bench.app.consumer.perform_seek())
+        called = bench.app.consumer.perform_seek()
+        await bench.publish(1, partition=1)
+        await asyncio.sleep(2)  # time enough for what must not come: Faust has the seek begin a little later
+        assert bench.events == {}
+        seeking = asyncio.create_task(called)
         await reached.wait()
         reader._seek_to_committed = seek
         await bench.publish(3)
