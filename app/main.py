@@ -173,8 +173,8 @@ async def start_streams(
     ledger_table.on_owned = owned
     ledger_table.on_failure = agents.fail
     membership_of(agents.app).on_shared_out.append(shared_out)
-    await agents.start()
     stack.push_async_callback(agents.stop)
+    await agents.start()
     for executor in executors.steps:
         stack.push_async_callback(executor.stop, shutdown_grace_s)
     if executors.checker is not None:

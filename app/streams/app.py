@@ -10,6 +10,7 @@ import faust
 from faust.types import AgentT, EventT, StreamT
 
 from app.core.commands import STEP_KINDS
+from app.core.errors import RunbooksError
 from app.core.model import JsonObject
 from app.ending import cancelled, tell_failure
 from app.streams import fetch_codec
@@ -110,12 +111,24 @@ class Agents:
         self.failure = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """Start them; when Faust crashes, which ends them without a word, that is the failure."""
-        await self.app.start()
+        """Start them, which takes until the tables are recovered.
+
+        When Faust crashes later, which ends the agents without a word, that is the failure.
+        Raises RunbooksError with what failed meanwhile.
+        """
+        starting = asyncio.ensure_future(self.app.start())
+        try:
+            await asyncio.wait({starting, self.failure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not starting.done():
+                await cancelled(starting)
+        if self.failure.done():
+            raise RunbooksError(f"the worker stopped: {self.failure.result()!r}")
+        await starting
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Stop them."""
+        """Stop them; also those whose start was given up."""
         if self._watching is not None:
             await cancelled(self._watching)
         await self.app.stop()

@@ -28,7 +28,7 @@ from waiting import until
 
 from app.broker.kafka import EmbeddedKafka
 
-DISK_BYTES = 96 * 1024 * 1024
+DISK_BYTES = 512 * 1024 * 1024  # half an hour of a soak has 100 MB of rows and history
 RESTART_S = 1.0
 STOP_TIMEOUT_S = 60.0
 ALL_WORKERS = WORKERS + 1

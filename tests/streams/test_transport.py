@@ -14,6 +14,7 @@ from faust.types import TP, Message
 from mode.threads import WorkerThread
 from waiting import until
 
+from app.core.errors import DataFolderError, RunbooksError
 from app.streams.app import Agents, StreamSettings, build_app, membership_of
 from app.streams.connection import KafkaConnection
 
@@ -34,6 +35,10 @@ class Bench:
         await self.producer.start()
 
     async def start(self):
+        self.build()
+        await self.agents.start()
+
+    def build(self):
         self.app = build_app(
             self.connection, StreamSettings(self.group, self.folder / "not" / "there", session_timeout_s=6)
         )
@@ -44,7 +49,6 @@ class Bench:
                 self.events[event.message.partition, event.message.offset] = event
 
         agents.add("collect", self.topic, handle)
-        await self.agents.start()
 
     async def stop(self):
         await self.agents.stop()
@@ -255,6 +259,56 @@ async def test_what_ends_faust_is_told_and_the_group_is_left(broker, connection,
             assert repr(await bench.agents.failure) == "RuntimeError('no more')"
             await bench.stop()
         assert await bench.members() == []
+    finally:
+        await bench.close()
+
+
+async def started_slowly(bench):
+    """The bench while it starts, which takes until its tables are recovered: here for ever."""
+    recovering = asyncio.Event()
+
+    async def recovered():
+        recovering.set()
+        await asyncio.Event().wait()
+
+    bench.build()
+    bench.app.on_started = recovered
+    starting = asyncio.create_task(bench.agents.start())
+    await recovering.wait()
+    return starting
+
+
+def of_faust():
+    return [task for task in asyncio.all_tasks() if "faust" in repr(task.get_coro()) or "mode" in repr(task.get_coro())]
+
+
+async def test_what_fails_during_the_start_ends_it(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        starting = await started_slowly(bench)
+        bench.agents.fail(DataFolderError("no room"))
+        with pytest.raises(RunbooksError, match="no room"):
+            await starting
+        async with asyncio.timeout(30):
+            await bench.stop()
+    finally:
+        await bench.close()
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_running(broker, connection, tmp_path):
+    bench = Bench(broker, connection, tmp_path)
+    await bench.create()
+    try:
+        starting = await started_slowly(bench)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        async with asyncio.timeout(30):
+            await bench.stop()
+            for task in of_faust():  # as the end of the event loop does
+                task.cancel()
+            await asyncio.gather(*of_faust(), return_exceptions=True)
     finally:
         await bench.close()
 
