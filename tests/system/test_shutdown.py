@@ -76,6 +76,22 @@ async def test_a_worker_that_dies_while_a_step_acts_leaves_it_unknown(worker, ap
     assert item["status"] == "succeeded"
 
 
+async def test_a_worker_that_still_recovers_its_tables_ends_when_it_is_told_to(worker, api):
+    await worker.end(signal.SIGTERM)
+    for _ in range(3):
+        said = worker.log.stat().st_size
+        await worker.start()
+
+        async def recovers(since=said):
+            return "DeferredTable: step_ledger]: Starting" in worker.log.read_text()[since:]
+
+        await until(recovers, 60)
+        async with asyncio.timeout(45):
+            assert await worker.end(signal.SIGTERM) == 0
+    await worker.start()
+    await worker.ready(api)
+
+
 async def test_a_request_that_never_arrives_whole_does_not_keep_the_worker(worker, api):
     port = int(api.url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
