@@ -20,6 +20,7 @@ from app.audit.replaying import Replayed, Wanted
 from app.audit.verifying import Result, Sources, Verification
 from app.backtest_cli import moment
 from app.collecting import collect_rarely
+from app.core.anomaly import DEFAULT_TENANT
 from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_database
 from app.history.signed_anchors import SignedAnchors, read_public_key
@@ -27,7 +28,7 @@ from app.printing import complain, say, say_json
 from app.settings import Settings
 from app.streams.connection import KafkaConnection
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
-from app.wiring import DEFAULT_TENANT, connection_of, now
+from app.wiring import connection_of, now
 
 audit_cli = typer.Typer(no_args_is_help=True, help="Check the log, and what was made of it; ask what it says.")
 drill_cli = typer.Typer(no_args_is_help=True)

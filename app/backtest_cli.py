@@ -15,13 +15,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.calling import call
 from app.collecting import collect_rarely
+from app.core.anomaly import DEFAULT_TENANT
 from app.core.backtest_report import Question
 from app.core.errors import RunbooksError
 from app.core.model import Instant
 from app.printing import say, say_json
 from app.settings import KafkaSettings, Settings
 from app.streams.backtesting import Backtester, Progress
-from app.wiring import DEFAULT_TENANT, connection_of, limits_of, read_definition
+from app.wiring import connection_of, limits_of, read_definition
 
 backtest_cli = typer.Typer()
 SPAN = re.compile(r"(\d{1,6})([smhd])")

@@ -20,6 +20,7 @@ from app.actions.notices import NoticeSender
 from app.actions.runner import Runner
 from app.actions.scene import Clients
 from app.clients.secrets import Secrets
+from app.core.anomaly import DEFAULT_TENANT
 from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError
@@ -69,7 +70,6 @@ from app.watching import Health, watch_backlog
 from app.web.app import build_web
 from app.web.parts import DecisionPorts, TokenRules, WebParts
 from app.wiring import (
-    DEFAULT_TENANT,
     clients_of,
     command_topics,
     connection_of,

@@ -32,8 +32,6 @@ try:
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
-DEFAULT_TENANT = "default"
-
 
 def now() -> datetime:
     """The wall clock, aware UTC."""

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.audit.findings import Difference, Report
 from app.audit.folding import ROW_COLUMNS, Closed, Requested, row_hash, values_hash
 from app.core.execution import Execution
-from app.history.folding import row_of, with_item
+from app.history.folding import holds_its_item, row_of, with_item
 from app.history.schema import EXECUTIONS, OFFSETS, searchable
 
 PAGE = 500
@@ -129,7 +129,7 @@ def as_shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _as_shown(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same of a row's values."""
-    if row[ITEM_OFFSET] == row[LAST_OFFSET] or (row[ITEM_OFFSET] is None and not row[TERMINAL]):
+    if holds_its_item(row[ITEM_OFFSET], row[LAST_OFFSET], terminal=row[TERMINAL]):
         return row
     shown = as_shown(dict(zip(ROW_COLUMNS, row, strict=True)))
     return tuple(shown[name] for name in ROW_COLUMNS)

@@ -98,18 +98,26 @@ def read_anomaly(raw: bytes | None, position: Position) -> Anomaly:
     return anomaly_of(body, anomaly_id="" if is_named else position.anomaly_id(), received_at=position.timestamp)
 
 
-def tenant_in(raw: bytes | None) -> str | None:
-    """Whose event a record of the anomaly topic is, as ``read_anomaly`` would say, which costs several times as much.
-
-    None where it cannot be told, as the record will be refused. The rest of the event is not checked.
-    """
+def object_in(raw: bytes | None) -> dict[str, Any] | None:
+    """The JSON object that an anomaly's record holds; None where it holds none, or too much."""
     if raw is None or len(raw) > MAX_EVENT_BYTES:
         return None
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    tenant = body.get("tenant_id") if isinstance(body, dict) else raw
+    return body if isinstance(body, dict) else None
+
+
+def tenant_in(raw: bytes | None) -> str | None:
+    """Whose event a record of the anomaly topic is, as ``read_anomaly`` would say, which costs several times as much.
+
+    None where it cannot be told, as the record will be refused. The rest of the event is not checked.
+    """
+    body = object_in(raw)
+    if body is None:
+        return None
+    tenant = body.get("tenant_id")
     if tenant is None:
         return DEFAULT_TENANT
     return tenant if isinstance(tenant, str) else None

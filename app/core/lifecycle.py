@@ -41,7 +41,7 @@ from app.core.events import (
 )
 from app.core.execution import TERMINAL, Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
-from app.core.model import made
+from app.core.model import replaced
 from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
     Move,
@@ -94,8 +94,7 @@ def evolve(execution: Execution | Marker | None, event: Event, offset: int) -> E
     status = NEXT.get((standing, signal))
     if status is None:
         return Evolved(execution, f"{signal} does not apply to an execution that is {standing}")
-    values = {**changed.__dict__, **more, "status": status, "last_offset": offset}
-    return Evolved(made(Execution, values, changed.__pydantic_fields_set__))
+    return Evolved(replaced(changed, {**more, "status": status, "last_offset": offset}))
 
 
 def _requested(execution: Execution | Marker | None, event: ExecutionRequested, offset: int) -> Evolved:

@@ -55,6 +55,7 @@ class Frozen(BaseModel):
 
 
 Value = TypeVar("Value", bound=Frozen)
+Made = TypeVar("Made", bound=BaseModel)
 
 
 def replaced(value: Value, changes: Mapping[str, Any]) -> Value:
@@ -62,15 +63,10 @@ def replaced(value: Value, changes: Mapping[str, Any]) -> Value:
 
     Which fields were given is not kept up: nobody asks, and noting it would take as long as the copy.
     """
-    copied = _new(type(value))
-    _set_values(copied, {**value.__dict__, **changes})
-    _set_given(copied, value.__pydantic_fields_set__)
-    _set_extra(copied, None)
-    _set_private(copied, None)
-    return copied
+    return made(type(value), {**value.__dict__, **changes}, value.__pydantic_fields_set__)
 
 
-def made(kind: type[Value], values: dict[str, Any], given: set[str]) -> Value:
+def made(kind: type[Made], values: dict[str, Any], given: set[str]) -> Made:
     """A value with these values of all its fields, in their order, unchecked; they are its own from now on.
 
     given: the names of the fields that were not left out.
@@ -84,7 +80,6 @@ def made(kind: type[Value], values: dict[str, Any], given: set[str]) -> Value:
 
 
 Given = ParamSpec("Given")
-Made = TypeVar("Made", bound=BaseModel)
 
 
 def unchecked(model: Callable[Given, Made]) -> Callable[Given, Made]:
@@ -93,12 +88,7 @@ def unchecked(model: Callable[Given, Made]) -> Callable[Given, Made]:
     given = set(shape.model_fields)
 
     def make(*_: Given.args, **values: Given.kwargs) -> Made:
-        made = _new(shape)
-        _set_values(made, values)
-        _set_given(made, given)
-        _set_extra(made, None)
-        _set_private(made, None)
-        return made
+        return made(shape, values, given)
 
     return make
 

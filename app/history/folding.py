@@ -71,12 +71,17 @@ def row_of(execution: Execution, partition: int, *, shown: bool = True) -> dict[
     }
 
 
+def holds_its_item(item_offset: int | None, last_offset: int, *, terminal: bool) -> bool:
+    """Whether a row has the item of its last event, or none while it needs none."""
+    return item_offset == last_offset or (item_offset is None and not terminal)
+
+
 def with_item(row: dict[str, Any]) -> dict[str, Any]:
     """A row as this version writes it, where it is right: with the item that a page makes of it, if it has no own.
 
     Raises ValueError when its state cannot be read.
     """
-    if row["item_offset"] == row["last_offset"] or (row["item_offset"] is None and not row["terminal"]):
+    if holds_its_item(row["item_offset"], row["last_offset"], terminal=row["terminal"]):
         return row
     return row | _item(Execution.model_validate_json(row["state"]))
 

@@ -285,10 +285,7 @@ def approval_item(approval: Approval) -> ApprovalItem:
 
 def _approvers(execution: Execution) -> list[str]:
     """Everybody whose decision counted, once, in the order of the steps."""
-    if execution.rollback is None:
-        requests = [one for step in execution.steps for one in step.requests]
-    else:
-        requests = [one for index in range(len(execution.steps)) for one in execution.requests(index)]
+    requests = [one for index in range(len(execution.steps)) for one in execution.requests(index)]
     return list(dict.fromkeys([vote.by for one in requests for vote in one.votes]))
 
 

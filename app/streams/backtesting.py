@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-import orjson
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from app.clients.kafka import Consumer
-from app.core.anomaly import MAX_EVENT_BYTES, Position, anomaly_of
+from app.core.anomaly import Position, anomaly_of, object_in
 from app.core.backtest import Assumed, Backtest
 from app.core.backtest_report import Question, Report
 from app.core.catalog import Catalog, Change, Definition, read_change
@@ -350,14 +349,3 @@ def _change(value: bytes | None) -> Change | None:
         return read_change(value)
     except RecordRefused:
         return None
-
-
-def object_in(value: bytes | None) -> dict[str, Any] | None:
-    """The JSON object that an anomaly's record holds; None where it holds none, or too much."""
-    if value is None or len(value) > MAX_EVENT_BYTES:
-        return None
-    try:
-        body = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None
-    return body if isinstance(body, dict) else None

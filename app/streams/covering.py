@@ -11,9 +11,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from app.clients.kafka import Consumer
+from app.core.anomaly import object_in
 from app.core.catalog import Catalog
 from app.core.errors import TemporaryError
-from app.streams.backtesting import object_in
 from app.streams.connection import KafkaConnection
 from app.streams.ordered import Span, in_order
 from app.streams.topics import ANOMALY_EVENTS

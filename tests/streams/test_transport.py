@@ -107,6 +107,14 @@ class Bench:
         return found[TopicPartition(self.topic, partition)].offset
 
 
+@pytest.fixture
+async def bench(broker, connection, tmp_path):
+    one = Bench(broker, connection, tmp_path)
+    await one.create()
+    yield one
+    await one.close()
+
+
 class TestLateRecords:
     """What was fetched of a partition before it was lost, and is handed out after."""
 
@@ -156,86 +164,66 @@ class TestLateRecords:
         assert consumer._new_offset(self.LOST) == 5
 
 
-async def test_a_record_in_work_is_never_passed_and_comes_again(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.start()
-        await bench.publish(5)
-        await bench.handed_out(0, 1, 2, 3, 4)
-        bench.acknowledge(1, 0)
-        await bench.committed(2)
-        bench.acknowledge(3, 4)
-        await bench.publish(1, partition=1)
-        await bench.handed_out(0, partition=1)
-        bench.acknowledge(0, partition=1)
-        await bench.committed(1, partition=1)  # a round of commits has passed
-        assert await bench.where() == 2
-        await bench.stop()
-        assert await bench.where() == 2
+async def test_a_record_in_work_is_never_passed_and_comes_again(bench):
+    await bench.start()
+    await bench.publish(5)
+    await bench.handed_out(0, 1, 2, 3, 4)
+    bench.acknowledge(1, 0)
+    await bench.committed(2)
+    bench.acknowledge(3, 4)
+    await bench.publish(1, partition=1)
+    await bench.handed_out(0, partition=1)
+    bench.acknowledge(0, partition=1)
+    await bench.committed(1, partition=1)  # a round of commits has passed
+    assert await bench.where() == 2
+    await bench.stop()
+    assert await bench.where() == 2
+    bench.events.clear()
+    await bench.start()
+    await bench.handed_out(2, 3, 4)
+    assert (0, 1) not in bench.events
+    bench.acknowledge(2, 3, 4)
+    await bench.committed(5)
+    await bench.stop()
+
+
+async def test_without_any_commit_all_is_read_again(bench):
+    await bench.publish(30)
+    for _ in range(3):
         bench.events.clear()
         await bench.start()
-        await bench.handed_out(2, 3, 4)
-        assert (0, 1) not in bench.events
-        bench.acknowledge(2, 3, 4)
-        await bench.committed(5)
-        await bench.stop()
-    finally:
-        await bench.close()
-
-
-async def test_without_any_commit_all_is_read_again(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.publish(30)
-        for _ in range(3):
-            bench.events.clear()
-            await bench.start()
-            await bench.publish(1)
-            await bench.handed_out(*range(30))
-            await bench.stop()
-            found = await bench.admin.list_consumer_group_offsets(bench.group)
-            assert all(place.offset in (-1, 0) for place in found.values())
-    finally:
-        await bench.close()
-
-
-async def test_a_seek_makes_what_was_fetched_before_it_come_again(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.stand_at_one()
-        for _ in range(5):
-            bench.events.clear()
-            await asyncio.gather(bench.seek(), bench.publish(3))
-            await bench.handed_out(1, 2)
-        assert await bench.where() == 1
-        await bench.stop()
-    finally:
-        await bench.close()
-
-
-async def test_a_seek_that_fails_keeps_nothing_back(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.start()
-        reader = bench.app.consumer._thread
-        seek = reader._seek_to_committed
-
-        async def fail():
-            raise RuntimeError("no seek")
-
-        reader._seek_to_committed = fail
-        with pytest.raises(RuntimeError, match="no seek"):
-            await bench.app.consumer.perform_seek()
-        reader._seek_to_committed = seek
         await bench.publish(1)
-        await bench.handed_out(0)
+        await bench.handed_out(*range(30))
         await bench.stop()
-    finally:
-        await bench.close()
+        found = await bench.admin.list_consumer_group_offsets(bench.group)
+        assert all(place.offset in (-1, 0) for place in found.values())
+
+
+async def test_a_seek_makes_what_was_fetched_before_it_come_again(bench):
+    await bench.stand_at_one()
+    for _ in range(5):
+        bench.events.clear()
+        await asyncio.gather(bench.seek(), bench.publish(3))
+        await bench.handed_out(1, 2)
+    assert await bench.where() == 1
+    await bench.stop()
+
+
+async def test_a_seek_that_fails_keeps_nothing_back(bench):
+    await bench.start()
+    reader = bench.app.consumer._thread
+    seek = reader._seek_to_committed
+
+    async def fail():
+        raise RuntimeError("no seek")
+
+    reader._seek_to_committed = fail
+    with pytest.raises(RuntimeError, match="no seek"):
+        await bench.app.consumer.perform_seek()
+    reader._seek_to_committed = seek
+    await bench.publish(1)
+    await bench.handed_out(0)
+    await bench.stop()
 
 
 async def test_a_worker_that_was_given_nothing_has_nothing_to_seek(connection, tmp_path):
@@ -246,21 +234,16 @@ async def test_a_worker_that_was_given_nothing_has_nothing_to_seek(connection, t
     assert await reader.seek_to_committed() == {}
 
 
-async def test_what_ends_faust_is_told_and_the_group_is_left(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.start()
-        await bench.publish(1)
-        await bench.handed_out(0)
-        assert len(await bench.members()) == 1
-        await bench.app.consumer.crash(RuntimeError("no more"))
-        async with asyncio.timeout(30):
-            assert repr(await bench.agents.failure) == "RuntimeError('no more')"
-            await bench.stop()
-        assert await bench.members() == []
-    finally:
-        await bench.close()
+async def test_what_ends_faust_is_told_and_the_group_is_left(bench):
+    await bench.start()
+    await bench.publish(1)
+    await bench.handed_out(0)
+    assert len(await bench.members()) == 1
+    await bench.app.consumer.crash(RuntimeError("no more"))
+    async with asyncio.timeout(30):
+        assert repr(await bench.agents.failure) == "RuntimeError('no more')"
+        await bench.stop()
+    assert await bench.members() == []
 
 
 async def started_slowly(bench):
@@ -282,134 +265,103 @@ def of_faust():
     return [task for task in asyncio.all_tasks() if "faust" in repr(task.get_coro()) or "mode" in repr(task.get_coro())]
 
 
-async def test_what_fails_during_the_start_ends_it(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        starting = await started_slowly(bench)
-        bench.agents.fail(DataFolderError("no room"))
-        with pytest.raises(RunbooksError, match="no room"):
-            await starting
-        async with asyncio.timeout(30):
-            await bench.stop()
-    finally:
-        await bench.close()
-
-
-async def test_a_start_that_is_given_up_leaves_nothing_running(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        starting = await started_slowly(bench)
-        starting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-        async with asyncio.timeout(30):
-            await bench.stop()
-            for task in of_faust():  # as the end of the event loop does
-                task.cancel()
-            await asyncio.gather(*of_faust(), return_exceptions=True)
-    finally:
-        await bench.close()
-
-
-async def test_faust_may_look_after_a_partition_that_is_being_sought(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.start()
-        consumer = bench.app.consumer
-        client = consumer._thread._consumer
-        client._fetcher.request_offset_reset(client.assignment(), OffsetResetStrategy.EARLIEST)
-        assert not any(
-            client._subscription.subscription.assignment.state_value(tp).has_valid_position
-            for tp in client.assignment()
-        )
-        await consumer.verify_all_partitions_active()
-        assert not consumer.should_stop
+async def test_what_fails_during_the_start_ends_it(bench):
+    starting = await started_slowly(bench)
+    bench.agents.fail(DataFolderError("no room"))
+    with pytest.raises(RunbooksError, match="no room"):
+        await starting
+    async with asyncio.timeout(30):
         await bench.stop()
-    finally:
-        await bench.close()
 
 
-async def test_nothing_is_handed_out_from_a_seek_on_until_the_flow_goes_on(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.stand_at_one()
-        bench.events.clear()
-        reader = bench.app.consumer._thread
-        seek, reached, may_go = reader._seek_to_committed, asyncio.Event(), asyncio.Event()
-
-        async def slow_seek():
-            reached.set()
-            await may_go.wait()
-            return await seek()
-
-        reader._seek_to_committed = slow_seek
-        called = bench.app.consumer.perform_seek()
-        await bench.publish(1, partition=1)
-        await asyncio.sleep(2)  # time enough for what must not come: Faust has the seek begin a little later
-        assert bench.events == {}
-        seeking = asyncio.create_task(called)
-        await reached.wait()
-        reader._seek_to_committed = seek
-        await bench.publish(3)
-        await bench.publish(1, partition=1)
-        await asyncio.sleep(2)  # time enough for what must not come
-        assert bench.events == {}
-        may_go.set()
-        await seeking
-        await asyncio.sleep(2)  # the same: Faust empties the queues when the flow goes on
-        assert bench.events == {}
-        bench.let_flow()
-        await bench.handed_out(1, 2, 3, 4, 5)
-        await bench.handed_out(0, partition=1)
+async def test_a_start_that_is_given_up_leaves_nothing_running(bench):
+    starting = await started_slowly(bench)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    async with asyncio.timeout(30):
         await bench.stop()
-    finally:
-        await bench.close()
+        for task in of_faust():  # as the end of the event loop does
+            task.cancel()
+        await asyncio.gather(*of_faust(), return_exceptions=True)
 
 
-async def test_records_are_fetched_in_the_loop_of_the_worker(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
+async def test_faust_may_look_after_a_partition_that_is_being_sought(bench):
+    await bench.start()
+    consumer = bench.app.consumer
+    client = consumer._thread._consumer
+    client._fetcher.request_offset_reset(client.assignment(), OffsetResetStrategy.EARLIEST)
+    assert not any(
+        client._subscription.subscription.assignment.state_value(tp).has_valid_position for tp in client.assignment()
+    )
+    await consumer.verify_all_partitions_active()
+    assert not consumer.should_stop
+    await bench.stop()
+
+
+async def test_nothing_is_handed_out_from_a_seek_on_until_the_flow_goes_on(bench):
+    await bench.stand_at_one()
+    bench.events.clear()
+    reader = bench.app.consumer._thread
+    seek, reached, may_go = reader._seek_to_committed, asyncio.Event(), asyncio.Event()
+
+    async def slow_seek():
+        reached.set()
+        await may_go.wait()
+        return await seek()
+
+    reader._seek_to_committed = slow_seek
+    called = bench.app.consumer.perform_seek()
+    await bench.publish(1, partition=1)
+    await asyncio.sleep(2)  # time enough for what must not come: Faust has the seek begin a little later
+    assert bench.events == {}
+    seeking = asyncio.create_task(called)
+    await reached.wait()
+    reader._seek_to_committed = seek
+    await bench.publish(3)
+    await bench.publish(1, partition=1)
+    await asyncio.sleep(2)  # time enough for what must not come
+    assert bench.events == {}
+    may_go.set()
+    await seeking
+    await asyncio.sleep(2)  # the same: Faust empties the queues when the flow goes on
+    assert bench.events == {}
+    bench.let_flow()
+    await bench.handed_out(1, 2, 3, 4, 5)
+    await bench.handed_out(0, partition=1)
+    await bench.stop()
+
+
+async def test_records_are_fetched_in_the_loop_of_the_worker(bench):
     before = set(threading.enumerate())
-    try:
-        await bench.start()
-        await bench.publish(1)
-        await bench.handed_out(0)
-        assert not [one for one in set(threading.enumerate()) - before if isinstance(one, WorkerThread)]
-        await bench.stop()
-        assert bench.app.consumer._thread._consumer._closed
-    finally:
-        await bench.close()
+    await bench.start()
+    await bench.publish(1)
+    await bench.handed_out(0)
+    assert not [one for one in set(threading.enumerate()) - before if isinstance(one, WorkerThread)]
+    await bench.stop()
+    assert bench.app.consumer._thread._consumer._closed
 
 
-async def test_a_worker_is_certain_of_its_partitions_until_they_are_shared_out_anew(broker, connection, tmp_path):
-    bench = Bench(broker, connection, tmp_path)
-    await bench.create()
-    try:
-        await bench.start()
-        first, membership = bench.app, membership_of(bench.app)
-        await bench.publish(1)
-        await bench.handed_out(0)
-        turn = membership.turn
-        assert await membership.is_certain(turn)
-        certain_until = membership._certain_until
+async def test_a_worker_is_certain_of_its_partitions_until_they_are_shared_out_anew(bench):
+    await bench.start()
+    first, membership = bench.app, membership_of(bench.app)
+    await bench.publish(1)
+    await bench.handed_out(0)
+    turn = membership.turn
+    assert await membership.is_certain(turn)
+    certain_until = membership._certain_until
 
-        async def heard():
-            return membership._certain_until > certain_until
+    async def heard():
+        return membership._certain_until > certain_until
 
-        await until(heard)
-        await bench.start()
+    await until(heard)
+    await bench.start()
 
-        async def shared_out():
-            return membership.turn > turn
+    async def shared_out():
+        return membership.turn > turn
 
-        await until(shared_out)
-        assert not await membership.is_certain(turn)
-        assert await membership.is_certain(membership.turn)
-        await bench.stop()
-        await first.stop()
-    finally:
-        await bench.close()
+    await until(shared_out)
+    assert not await membership.is_certain(turn)
+    assert await membership.is_certain(membership.turn)
+    await bench.stop()
+    await first.stop()
