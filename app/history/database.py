@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,10 +29,13 @@ RETRY_S = 0.05
 PRIMARY_CODE = 0xFF  # the low byte of an extended result code of SQLite
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
-DATABASE_ERRORS = (SQLAlchemyError, OSError)
-"""What a database that is gone, starting or busy raises; trying again may help."""
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, sqlite3.Error)
-"""The same from the drivers themselves."""
+DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.InternalClientError)
+"""What a database that is gone, starting or busy raises; trying again may help.
+
+The third is of a connection that the server has told that it is shutting down, until that one is closed.
+"""
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, AsyncAdapt_Error, sqlite3.Error)
+"""The same from the drivers themselves, the third while SQLAlchemy has them connect."""
 
 
 async def open_database(url: str) -> AsyncEngine:
@@ -96,7 +100,7 @@ class Statement(NamedTuple):
             if engine.dialect.name == "postgresql":
                 return list(await driver.fetch(self.text, *given))
             return list(await driver.execute_fetchall(self.text, given))
-        except DRIVER_ERRORS as error:
+        except (*DRIVER_ERRORS, asyncio.CancelledError) as error:  # given up, the server may still be at it
             await greenlet_spawn(connection.invalidate, error)
             raise
         finally:

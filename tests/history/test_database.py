@@ -1,6 +1,8 @@
 """Opening and migrating: the same tables on every database, whoever comes first."""
 
 import asyncio
+from collections import Counter
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
@@ -11,9 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from building import T0, plan, scale, story
 from sqlalchemy.util import greenlet_spawn
+from waiting import until
 
 from app.core.errors import ConfigurationError, TemporaryError
-from app.history.database import Statement, migrate, open_database
+from app.history.database import Statement, migrate, open_database, reading
 from app.history.folding import row_of
 from app.history.items import written_item
 from app.history.queries import HistoryFilter, HistoryQueries
@@ -21,6 +24,7 @@ from app.history.schema import MAX_SEARCHED, METADATA, microseconds, searchable
 from app.history.store import Store
 
 AT_ONCE = 6
+RESTARTS = 5
 
 
 def difference(connection):
@@ -140,6 +144,47 @@ async def test_a_question_that_the_database_refuses_is_a_reason_to_try_again(eng
         await wrong.ask(engine, {})
     right = Statement.of(sa.select(sa.bindparam("one", type_=sa.Integer) + 1), engine)
     assert [tuple(row) for row in await right.ask(engine, {"one": 1})] == [(2,)]
+
+
+async def test_a_database_that_comes_and_goes_is_a_reason_to_try_again_and_nothing_else(postgresql_of_its_own):
+    """Also while it starts, shuts down, or is still at a question that was given up."""
+    engine = await open_database(await postgresql_of_its_own.new_database())
+    slow = Statement("SELECT pg_sleep($1)", ("seconds",), {})
+    came_to = Counter()
+    enough = asyncio.Event()
+
+    async def ask(which: int) -> None:
+        async with asyncio.timeout((0.002, 0.02, 5)[which % 3]):
+            if which % 2:
+                await slow.ask(engine, {"seconds": which / 100})
+            else:
+                async with reading(engine) as connection:
+                    await connection.execute(sa.text("SELECT pg_sleep(0.01)"))
+
+    async def keep_asking(which: int) -> None:
+        while not enough.is_set():
+            try:
+                await ask(which)
+            except (TemporaryError, TimeoutError) as error:
+                came_to[type(error)] += 1
+                await asyncio.sleep(0)
+            else:
+                came_to["answered"] += 1
+
+    async def more_answered(than: int) -> bool:
+        return came_to["answered"] > than + 20
+
+    async with asyncio.TaskGroup() as group:
+        for which in range(12):
+            group.create_task(keep_asking(which))
+        for _ in range(RESTARTS):
+            await until(partial(more_answered, came_to["answered"]))
+            await asyncio.to_thread(postgresql_of_its_own.stop)
+            await asyncio.to_thread(postgresql_of_its_own.start)
+        enough.set()
+    assert came_to.keys() == {"answered", TemporaryError, TimeoutError}
+    assert engine.pool.checkedout() == 0
+    await engine.dispose()
 
 
 async def test_sqlite_is_opened_for_several_readers_and_a_writer(tmp_path):
