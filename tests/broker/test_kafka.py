@@ -31,7 +31,8 @@ async def write(servers):
 async def read(servers):
     consumer = AIOKafkaConsumer("kept", bootstrap_servers=servers, auto_offset_reset="earliest")
     async with consumer:
-        return (await asyncio.wait_for(consumer.getone(), 30)).value
+        async with asyncio.timeout(30):
+            return (await consumer.getone()).value
 
 
 async def test_its_data_and_port_are_kept_over_a_stop_and_a_crash(kafka, tmp_path):

@@ -165,7 +165,8 @@ async def test_endless_answers_are_not_read_on(client, raw):
     async with raw(endless) as server:
         with pytest.raises(PermanentError, match="larger than 64 KiB"):
             await client.query(MetricServer(server.url), "m", NOW)
-        await asyncio.wait_for(gone.wait(), 5)
+        async with asyncio.timeout(5):
+            await gone.wait()
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "[fd00:ec2::254]"])

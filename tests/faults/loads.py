@@ -131,7 +131,8 @@ class Load:
             for number in itertools.count():
                 wait_s = begun + number / self._rate - time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(until.wait(), max(wait_s, 0.001))
+                    async with asyncio.timeout(max(wait_s, 0.001)):
+                        await until.wait()
                 if until.is_set():
                     break
                 self._publish(producer, number, register)
@@ -177,7 +178,8 @@ class Person:
         while True:
             for tenant in tenants():
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
-                    await asyncio.wait_for(self._visit(self._apis[next(self._turn) % len(self._apis)], tenant), 5)
+                    async with asyncio.timeout(5):
+                        await self._visit(self._apis[next(self._turn) % len(self._apis)], tenant)
             await asyncio.sleep(0.5)
 
     async def _visit(self, api: Api, tenant: str) -> None:

@@ -122,7 +122,8 @@ class SupervisedWorker:
         self._wanted = False
         self.send(number)
         try:
-            status = None if self._process is None else await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                status = None if self._process is None else await self._process.wait()
         except TimeoutError:
             status = None
             self.send(signal.SIGUSR2)
@@ -147,7 +148,8 @@ class SupervisedWorker:
 
         async def answers() -> bool:
             with contextlib.suppress(aiohttp.ClientError, OSError, ValueError, TimeoutError):
-                status, _ = await asyncio.wait_for(self.api.call("GET", "/readyz"), 2)
+                async with asyncio.timeout(2):
+                    status, _ = await self.api.call("GET", "/readyz")
                 return bool(status == 200)
             return False
 

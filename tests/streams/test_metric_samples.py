@@ -196,4 +196,5 @@ async def test_before_it_has_caught_up_there_is_no_answer():
     reader = SampleReader(nowhere, PARTITIONS, 60, now, Figures(CollectorRegistry()), catch_up_s=0.01)
     answer = await reader.read(command(), now())
     assert "its samples are still being read" in answer.detail
-    await asyncio.wait_for(reader.close(), 1)
+    async with asyncio.timeout(1):
+        await reader.close()

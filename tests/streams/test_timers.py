@@ -51,7 +51,8 @@ async def test_a_deadline_fires_when_its_time_has_come():
     assert fired.executions == []
     clock.now += timedelta(minutes=10)
     timers.arm_now(waiting)  # wakes the loop, as any later deadline does
-    await asyncio.wait_for(fired.changed.wait(), 5)
+    async with asyncio.timeout(5):
+        await fired.changed.wait()
     assert fired.executions == [waiting.execution_id]
     task.cancel()
 
@@ -85,7 +86,8 @@ async def test_a_deadline_is_replaced_and_disarmed():
     clock.now += timedelta(seconds=600)
     other = Story(requested(slack()).model_copy(update={"execution_id": "other"})).started().state
     timers.arm_now(other)
-    await asyncio.wait_for(fired.changed.wait(), 5)
+    async with asyncio.timeout(5):
+        await fired.changed.wait()
     assert fired.executions == ["other"]
     task.cancel()
 
@@ -97,7 +99,8 @@ async def test_a_broker_that_is_away_is_asked_again():
     task = await running(timers)
     clock.now += timedelta(seconds=2)
     timers._changed.set()
-    await asyncio.wait_for(fired.changed.wait(), 5)
+    async with asyncio.timeout(5):
+        await fired.changed.wait()
     assert len(fired.executions) == 1
     task.cancel()
 

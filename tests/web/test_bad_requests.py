@@ -130,7 +130,8 @@ async def exchange(api, raw: bytes) -> bytes:
     try:
         writer.write(raw)
         await writer.drain()
-        return await asyncio.wait_for(reader.read(4096), 10)
+        async with asyncio.timeout(10):
+            return await reader.read(4096)
     except ConnectionError:
         return b""
     finally:
@@ -306,7 +307,8 @@ async def test_a_body_that_does_not_end_is_waited_for_no_longer_than_that(served
 
 async def test_after_that_the_connection_is_closed(served):
     async with served.client("/api/v1/anomalies", b'{"a":') as (reader, _):
-        said = await asyncio.wait_for(reader.read(), 60)
+        async with asyncio.timeout(60):
+            said = await reader.read()
     assert b'"status":408' in said
 
 
