@@ -285,15 +285,17 @@ class Worker:
         keep, store = timedelta(days=settings.decisions_kept_days), Store(engine, EXECUTION_EVENTS)
         signer = signer_of(settings, store, EXECUTION_EVENTS)
         history = Projection(store, self._registry, news.told, signer, settings.anchor_records)
+        ledger = LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)
         projections = (
-            (EXECUTION_EVENTS, "history", history),
-            (MATCH_DECISIONS, "ledger", LedgerProjection(engine, MATCH_DECISIONS, self._registry, now, keep)),
+            (EXECUTION_EVENTS, "history", history, news.awaited),
+            (MATCH_DECISIONS, "ledger", ledger, None),
         )
         looking = asyncio.create_task(news.run())
         stack.push_async_callback(cancelled, looking)
         arguments = connection.client_arguments()
         projectors = [
-            Projector(projection, topic, arguments, f"{group}-{name}") for topic, name, projection in projections
+            Projector(projection, topic, arguments, f"{group}-{name}", awaited)
+            for topic, name, projection, awaited in projections
         ]
         running = tuple(asyncio.create_task(projector.run()) for projector in projectors)
         for one in running:

@@ -49,7 +49,8 @@ class News:
         self._ends: dict[int, int] = {}
         self._executions: dict[str, list[Awaited]] = {}
         self._places: dict[int, list[tuple[int, asyncio.Future[bool]]]] = {}
-        self._waits = asyncio.Event()
+        self.awaited = asyncio.Event()
+        """Set while anybody waits."""
 
     def told(self, ends: Mapping[int, int], changed: Iterable[Execution]) -> None:
         """A batch is written: where its partitions stand now, and what it changed, each in its last state."""
@@ -71,7 +72,7 @@ class News:
             return True
         there: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         with _listed(self._places, partition, (offset, there)):
-            self._waits.set()
+            self.awaited.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     return await there
@@ -91,17 +92,17 @@ class News:
             async with asyncio.timeout(timeout_s):
                 with contextlib.suppress(*DATABASE_ERRORS):
                     await self._look_for({execution_id})
-                self._waits.set()
+                self.awaited.set()
                 return await found
         return None
 
     async def run(self) -> None:
         """Look, while anybody waits, for what this worker's projector does not tell, until cancelled."""
         while True:
-            await self._waits.wait()
+            await self.awaited.wait()
             await asyncio.sleep(LOOK_S)
             if not (self._executions or self._places):
-                self._waits.clear()
+                self.awaited.clear()
                 continue
             with contextlib.suppress(*DATABASE_ERRORS):
                 await self._look()

@@ -13,7 +13,6 @@ from app.core.commands import STEP_KINDS
 from app.core.errors import RunbooksError
 from app.core.model import JsonObject
 from app.ending import cancelled, tell_failure
-from app.streams import fetch_codec
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
@@ -56,7 +55,6 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
     Makes the data folder: Faust makes only the last part of its path.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    fetch_codec.install()
     app = faust.App(
         settings.group_id,
         **connection.faust_arguments(),

@@ -13,12 +13,6 @@ would be handed out and lost until the next restart.
 Threads: Faust gives its consumer a thread and a loop of its own. In Python they take turns: each answer of a broker
 waits several times until the other thread lets go of the interpreter, and every record is handed from one loop to the
 other. Here the consumer is in the worker's loop, which therefore must never stand still for as long as a session lasts.
-
-Waits: aiokafka keeps one fetch in flight for each node. While it waits for data, a partition whose records were just
-handed out is not part of it, so a new record there waits for the whole fetch to come back: up to the 1.5 s that Faust
-sets. And while one partition of a node has records that nobody has taken yet, nothing at all is fetched from that node
-for up to 100 ms. With several topics on one node these two are the tail of every hop. Short waits bound it, at the
-price of some idle polls; docs/performance.md has the figures.
 """
 
 import asyncio
@@ -38,20 +32,16 @@ from mode.utils.futures import maybe_async, notify
 
 from app.streams.deliveries import Deliveries
 from app.streams.eager import begin
+from app.streams.fetching import tune_fetches
 from app.streams.membership import Membership
 
 TELL_MEMBERS = frozenset({"HeartbeatRequest", "SyncGroupRequest"})
 MEMBERS = frozenset({NoError, RebalanceInProgressError})
 """Who is told that the group is being shared out anew is a member until it has given up what it has."""
-FETCH_WAIT_MS = 10
-PREFETCH_BACKOFF_S = 0.01
 
 
 class _Reader(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's consumer thread without a thread, whose fetches come back soon.
-
-    It goes back where nothing was committed too.
-    """
+    """Faust's consumer thread without a thread, which goes back where nothing was committed, too."""
 
     async def start(self) -> None:
         """Start in the loop of the worker."""
@@ -68,16 +58,11 @@ class _Reader(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Call it, there being no other thread."""
         return await maybe_async(fun(*args, **kwargs))
 
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
-        return consumer
-
     async def on_start(self) -> None:
-        """Start, and let a node be fetched from while one of its partitions has records that were not taken."""
+        """Start, and fetch in the worker's way."""
         await super().on_start()
-        _listen(self._consumer._coordinator, self.transport.membership)  # noqa: SLF001 - the same
-        self._consumer._fetcher._prefetch_backoff = PREFETCH_BACKOFF_S  # noqa: SLF001 - aiokafka has no setting for it
+        _listen(self._consumer._coordinator, self.transport.membership)  # noqa: SLF001 - aiokafka tells nobody
+        tune_fetches(self._consumer)
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
         """Go back to the committed offsets, and to the beginning where nothing was committed yet."""

@@ -14,7 +14,7 @@ from app.core.execution import Execution
 from app.history.database import open_database
 from app.history.news import News
 from app.history.projection import Projection
-from app.history.projector import NOT_OWNED, Projector
+from app.history.projector import FEW, NOT_OWNED, Projector
 from app.history.store import Store
 
 PARTITIONS = 4
@@ -50,11 +50,11 @@ class Topic:
                 self._sent[number] = len(log.values)
             await producer.flush()
 
-    def projector(self, engine, registry=None, tell=None) -> Projector:
+    def projector(self, engine, registry=None, tell=None, awaited=None) -> Projector:
         arguments = {"bootstrap_servers": self._servers, "session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
         store = Store(engine, self.name)
         projection = Projection(store, registry or CollectorRegistry(), tell)
-        return Projector(projection, self.name, arguments, self.group)
+        return Projector(projection, self.name, arguments, self.group, awaited)
 
     async def projected(self, engine) -> None:
         """Wait until all that was sent is in the database."""
@@ -235,6 +235,24 @@ async def test_who_waits_in_the_process_is_told_of_what_is_written(topic, sqlite
         assert await news.projected(0, len(topic.logs[0].values) - 1, timeout_s=40)
         assert projector.position(0) == len(topic.logs[0].values)
     assert projector.position(0) == NOT_OWNED
+
+
+async def test_few_records_wait_for_more_until_somebody_waits_for_them(topic, sqlite_engine, monkeypatch):
+    monkeypatch.setattr("app.history.projector.GATHER_S", 120)
+    news = News(Store(sqlite_engine, topic.name))
+    async with running(topic.projector(sqlite_engine, tell=news.told, awaited=news.awaited)):
+        for _ in range(2):
+            topic.live(1)
+            await topic.send()
+            assert await news.projected(0, len(topic.logs[0].values) - 1, timeout_s=40)
+
+
+async def test_a_log_that_is_caught_up_with_is_not_held_up(topic, sqlite_engine, monkeypatch):
+    monkeypatch.setattr("app.history.projector.GATHER_S", 120)
+    topic.live(FEW)
+    await topic.send()
+    async with running(topic.projector(sqlite_engine)):
+        await reached(Store(sqlite_engine, topic.name), 0, 1)
 
 
 async def test_a_database_that_goes_away_is_waited_for(topic, postgresql_of_its_own, read_rows, caplog):
