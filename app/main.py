@@ -86,6 +86,7 @@ from app.wiring import (
 SEED_SUBJECT = "runbooks folder"
 SEED_TIMEOUT_S = 30.0
 WEB_GRACE_S = 5.0
+WEB_IDLE_S = 75.0  # aiohttp allows an hour, for a head that never ends too; load balancers keep theirs for 60 s
 """How long a stopping worker waits for requests under way: what it is given to do waits meanwhile, too."""
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ async def serve(stack: contextlib.AsyncExitStack, application: web.Application, 
 
     Raises ConfigurationError when the port is taken.
     """
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=WEB_GRACE_S)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=WEB_GRACE_S, keepalive_timeout=WEB_IDLE_S)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

@@ -312,6 +312,27 @@ async def test_after_that_the_connection_is_closed(served):
     assert b'"status":408' in said
 
 
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /h"])
+async def test_a_head_that_never_ends_is_waited_for_no_longer_than_that(world, monkeypatch, begun):
+    monkeypatch.setattr("app.main.WEB_IDLE_S", 0.5)
+    async with AsyncExitStack() as stack:
+        port = await serve(stack, build_web(world.parts()), ApiSettings(port=0))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun)
+
+        async def keep_on():
+            while begun:
+                writer.write(b"a")
+                await asyncio.sleep(0.01)
+
+        sending = asyncio.create_task(keep_on())
+        async with asyncio.timeout(60):
+            said = await reader.read()
+        sending.cancel()
+        writer.close()
+    assert said.startswith(b"HTTP/1.1 200") or not said
+
+
 async def test_who_sends_a_byte_now_and_then_gains_no_time(served):
     async with served.client("/api/v1/anomalies", b"{") as (reader, writer):
         answer = asyncio.ensure_future(reader.readline())
