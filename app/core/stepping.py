@@ -78,6 +78,8 @@ def on_finished(execution: Execution, event: StepFinished) -> Move:
     place, step = expect(execution, event, ("pending", "approved", "started", "unknown"))
     if event.outcome.outcome == "succeeded" and step.status in {"pending", "approved"}:
         raise Stale("it was never started")
+    if step.status == "unknown":
+        execution = execution.now(reason="")  # which was that nobody knew
     return _ended(begun(execution, event.at), place, event.outcome, event.at)
 
 

@@ -119,6 +119,7 @@ TRANSITIONS: Mapping[Status, Mapping[Signal, Status]] = MappingProxyType(
                 "noticed": Status.attention,
                 "metric_read": Status.attention,
                 "step_done": Status.running,
+                "retry_waits": Status.running,
                 "all_done": Status.succeeded,
                 "check_waits": Status.verifying,
                 "failed": Status.failed,

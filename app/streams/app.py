@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import faust
 from faust.types import AgentT, EventT, StreamT
@@ -111,15 +112,19 @@ class Agents:
     async def start(self) -> None:
         """Start them, which takes until the tables are recovered.
 
+        A recovery that waits for the broker for longer than a request may take is a crash of Faust.
         When Faust crashes later, which ends the agents without a word, that is the failure.
         Raises RunbooksError with what failed meanwhile.
         """
+        _crash_when_late(self.app.tables.recovery)
         starting = asyncio.ensure_future(self.app.start())
         try:
             await asyncio.wait({starting, self.failure}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not starting.done():
                 await cancelled(starting)
+        if self.app.crashed:
+            self.fail(self.app.crash_reason)
         if self.failure.done():
             raise RunbooksError(f"the worker stopped: {self.failure.result()!r}")
         await starting
@@ -161,6 +166,17 @@ class Agents:
                 raise
 
         self.by_name[name] = self.app.agent(channel, name=name, concurrency=1)(run)
+
+
+def _crash_when_late(recovery: Any) -> None:
+    """Have a recovery fail where the broker lets it wait for too long: Faust has it end then, and says nothing."""
+    wait = recovery._wait  # noqa: SLF001 - Faust has no other place for it
+
+    async def waited(what: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109 - Faust's signature
+        async with asyncio.timeout(timeout):
+            await wait(what)
+
+    recovery._wait = waited  # noqa: SLF001 - the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,35 @@ class TestUnknown:
         s.started().at(20).timer().finished(command)
         assert s.status == "succeeded"
 
+    def test_a_late_word_that_it_failed_and_may_be_tried_again_has_it_tried_again(self):
+        s = story(slack(retries={"max_attempts": 2}))
+        command = s.command
+        s.started().at(20).timer().finished(command, "failed", "later", temporary=True)
+        assert (s.status, s.state.reason, s.state.steps[0].failures) == ("running", "", 1)
+        assert s.state.holds_slot
+        assert s.at(200).timer().command.attempt == 2
+        assert s.does().status == "succeeded"
+
+    def test_a_late_word_that_it_failed_for_good_ends_it(self):
+        s = story(slack())
+        command = s.command
+        s.started().at(20).timer().finished(command, "failed", "no such channel")
+        assert (s.status, s.state.reason) == ("failed", "step 1 failed: no such channel")
+
+    def test_a_late_word_that_nobody_knows_changes_nothing(self):
+        s = story(slack())
+        command = s.command
+        s.started().at(20).timer()
+        before = s.state
+        assert s.finished(command, "unknown", "no answer").refusal is not None
+        assert s.state == before
+
+    def test_after_a_persons_word_a_late_one_comes_too_late(self):
+        s = story(slack(retries={"max_attempts": 2}), slack())
+        command = s.command
+        s.started().at(20).timer().resolved("succeeded", "saw it")
+        assert s.finished(command, "failed", "later", temporary=True).refusal == "the execution is not at step 0"
+
     def test_a_person_says_it_succeeded(self):
         s = story(slack(), slack()).does("unknown", "x").resolved("succeeded", "saw it")
         assert s.status == "running"

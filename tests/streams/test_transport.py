@@ -246,6 +246,39 @@ async def test_what_ends_faust_is_told_and_the_group_is_left(bench):
     assert await bench.members() == []
 
 
+async def for_ever():
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def impatient(bench):
+    """The bench, whose requests of the broker may take hardly longer than a session lasts."""
+    bench.build()
+    bench.app.conf.broker_request_timeout = bench.app.conf.broker_session_timeout + 0.1
+    return bench
+
+
+async def test_a_recovery_that_waits_too_long_for_the_broker_is_told(impatient):
+    await impatient.agents.start()
+    impatient.app.consumer.perform_seek = for_ever
+    impatient.app.tables.recovery.signal_recovery_start.set()  # as a rebalance does
+    async with asyncio.timeout(60):
+        assert isinstance(await impatient.agents.failure, TimeoutError)
+        await impatient.stop()
+    assert await impatient.members() == []
+
+
+async def test_at_a_start_it_is_the_end_of_it(impatient):
+    @impatient.app.on_rebalance_complete.connect
+    async def about_to_seek(*_, **__):
+        impatient.app.consumer.perform_seek = for_ever
+
+    async with asyncio.timeout(60):
+        with pytest.raises(RunbooksError, match="TimeoutError"):
+            await impatient.agents.start()
+        await impatient.stop()
+
+
 async def started_slowly(bench):
     """The bench while it starts, which takes until its tables are recovered: here for ever."""
     recovering = asyncio.Event()
