@@ -4,11 +4,15 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 MAX_TEXT = 8 * 1024  # characters
+OURS = "app"
+WHILE_S, AT_ONCE = 10.0, 3
+MAX_SAID = 1000
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -51,11 +55,48 @@ def _escaped(one: str) -> str:
     return one if one.isprintable() else json.dumps(one)[1:-1]
 
 
+class Sparing(logging.Filter):
+    """Has libraries say the same only a few times a while: in an outage each attempt of each client fails.
+
+    The same is what has the same text before its values are filled in. Who is let through after others were not says
+    how many: ``left_out``. What the application says is let through.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was said yet."""
+        super().__init__()
+        self._said: dict[tuple[str, str], _Said] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is let through."""
+        if record.name.partition(".")[0] == OURS:
+            return True
+        key = record.name, str(record.msg)
+        said = self._said.get(key)
+        if said is None or record.created - said.since >= WHILE_S:
+            if said is not None and said.left_out:
+                record.left_out = said.left_out
+            if len(self._said) >= MAX_SAID:  # texts that are filled in by who logs them are all different
+                self._said.clear()
+            said = self._said[key] = _Said(record.created)
+        said.times += 1
+        said.left_out += said.times > AT_ONCE
+        return said.times <= AT_ONCE
+
+
+@dataclass(slots=True)
+class _Said:
+    since: float
+    times: int = 0
+    left_out: int = 0
+
+
 def configure_logging(level: str, mask: Callable[[str], str], file: Path | None = None) -> None:
-    """Send all logs as JSON lines to a file, or to standard error; libraries from WARNING on."""
+    """Send all logs as JSON lines to a file, or to standard error; of libraries from WARNING on, and few repeats."""
     handler = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
     handler.setFormatter(JsonLines(mask))
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("app").setLevel(level)
+    logging.getLogger(OURS).setLevel(level)

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from app.streams.structured_logs import MAX_TEXT, configure_logging
+from app.streams.structured_logs import MAX_SAID, MAX_TEXT, configure_logging
 from app.timelines import timeline
 
 FORGED = (
@@ -51,6 +51,53 @@ def test_secrets_are_masked_and_long_texts_cut(lines):
     assert "hidden value" not in line
     assert len(line) < MAX_TEXT + 500
     assert "(10000000 characters)" in line
+
+
+class TestWhatIsRepeated:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """The time of the records, which a test sets."""
+        times = [1000.0]
+        made = logging.getLogRecordFactory()
+
+        def record(*args, **kwargs):
+            one = made(*args, **kwargs)
+            one.created = times[0]
+            return one
+
+        logging.setLogRecordFactory(record)
+        yield times
+        logging.setLogRecordFactory(made)
+
+    def test_libraries_say_the_same_a_few_times_and_then_how_often_it_was_left_out(self, lines, clock):
+        logger = logging.getLogger("aiokafka")
+        for number in range(50):
+            logger.error("Unable connect to node with id %s: %s", number, "refused")
+        logger.error("Another")
+        clock[0] += 9.9
+        logger.error("Unable connect to node with id %s: %s", 50, "refused")
+        clock[0] += 0.1
+        for number in range(51, 54):
+            logger.error("Unable connect to node with id %s: %s", number, "refused")
+        read = [json.loads(line) for line in lines()]
+        assert [one["event"].split()[-2] for one in read if one["event"] != "Another"] == [
+            *("0:", "1:", "2:"),
+            *("51:", "52:", "53:"),
+        ]
+        assert [one.get("left_out") for one in read] == [None, None, None, None, 48, None, None]
+
+    def test_what_is_all_different_is_said_and_not_remembered_for_ever(self, lines):
+        logger = logging.getLogger("faust")
+        for number in range(3 * MAX_SAID):
+            logger.warning(f"told {number}")  # noqa: G004 - as Faust does
+        assert len(lines()) == 3 * MAX_SAID
+        (sparing,) = logging.getLogger().handlers[0].filters
+        assert len(sparing._said) <= MAX_SAID
+
+    def test_the_application_says_all(self, lines):
+        for _ in range(20):
+            logging.getLogger("app.tests").warning("event_name")
+        assert len(lines()) == 20
 
 
 STEP = {
