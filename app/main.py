@@ -86,8 +86,8 @@ from app.wiring import (
 SEED_SUBJECT = "runbooks folder"
 SEED_TIMEOUT_S = 30.0
 WEB_GRACE_S = 5.0
-WEB_IDLE_S = 75.0  # aiohttp allows an hour, for a head that never ends too; load balancers keep theirs for 60 s
 """How long a stopping worker waits for requests under way: what it is given to do waits meanwhile, too."""
+WEB_IDLE_S = 75.0  # aiohttp allows an hour, for a head that never ends too; load balancers keep theirs for 60 s
 logger = logging.getLogger(__name__)
 
 

@@ -96,11 +96,13 @@ class Statement(NamedTuple):
     async def _rows(self, engine: AsyncEngine, given: list[Any]) -> Sequence[Any]:
         connection = await engine.raw_connection()
         driver: Any = connection.driver_connection
+        server = engine.dialect.name == "postgresql"
+        broken = (*DRIVER_ERRORS, asyncio.CancelledError) if server else DRIVER_ERRORS  # a server may still be at it
         try:
-            if engine.dialect.name == "postgresql":
+            if server:
                 return list(await driver.fetch(self.text, *given))
             return list(await driver.execute_fetchall(self.text, given))
-        except (*DRIVER_ERRORS, asyncio.CancelledError) as error:  # given up, the server may still be at it
+        except broken as error:
             await greenlet_spawn(connection.invalidate, error)
             raise
         finally:

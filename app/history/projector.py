@@ -29,7 +29,7 @@ GATHER_S, HURRIED_S = 0.1, 0.02
 A transaction costs about as much for one event as for twenty, and the worker carries steps out in the same loop.
 """
 FEW = 200
-"""More records than these are no few that gather, but a log that is caught up with."""
+"""So many records, or a whole batch, are no few that gather, but a log that is caught up with."""
 RETRY_S, MAX_RETRY_S = 0.2, 5.0
 COMMIT_EVERY_S, COMMIT_TIMEOUT_S = 1.0, 2.0
 NOT_OWNED = -1
@@ -105,9 +105,10 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         batches: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
             timeout_ms=FETCH_MS, max_records=at_most
         )
-        if 0 < sum(map(len, batches.values())) < FEW:
+        count = sum(map(len, batches.values()))
+        if 0 < count < min(FEW, at_most):
             await self._gather()
-            for at, more in (await consumer.getmany(max_records=at_most)).items():
+            for at, more in (await consumer.getmany(max_records=at_most - count)).items():
                 batches[at] = [*batches.get(at, ()), *more]
         return batches
 

@@ -11,7 +11,7 @@ import faust
 from faust.types import AgentT, EventT, StreamT
 
 from app.core.commands import STEP_KINDS
-from app.core.errors import RunbooksError
+from app.core.errors import RunbooksError, TemporaryError
 from app.core.model import JsonObject
 from app.ending import cancelled, tell_failure
 from app.streams.advancing import Advancer
@@ -173,8 +173,11 @@ def _crash_when_late(recovery: Any) -> None:
     wait = recovery._wait  # noqa: SLF001 - Faust has no other place for it
 
     async def waited(what: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109 - Faust's signature
-        async with asyncio.timeout(timeout):
-            await wait(what)
+        try:
+            async with asyncio.timeout(timeout):
+                await wait(what)
+        except TimeoutError:
+            raise TemporaryError(f"the broker let a recovery wait for more than {timeout:g} s") from None
 
     recovery._wait = waited  # noqa: SLF001 - the same
 

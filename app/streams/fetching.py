@@ -14,8 +14,8 @@ no sessions; a fetch whose answer did not come, or that the broker refuses, begi
 docs/performance.md has the figures.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -24,13 +24,15 @@ from aiokafka.protocol.fetch import FetchRequest
 PART_WAIT_MS, WHOLE_WAIT_MS = 10, 50
 """How long a broker waits for a record of a fetch that leaves some partitions out, and of one that names them all."""
 PREFETCH_BACKOFF_S = 0.01
+SOON_S = 1.0
+"""Records that were not taken for so long are of a partition that nobody reads, as a changelog after a recovery."""
 SESSIONS_SINCE = 7  # the version of the request
 LAST_EPOCH = 2**31 - 1  # after it comes 1: with 0 a session begins
 Topics = list[tuple[str, list[tuple[int, int, int]]]]
 """By topic: partition, offset, and the most bytes that are wanted of it."""
 
 
-def tune_fetches(consumer: AIOKafkaConsumer) -> "Mapping[int, FetchSession]":
+def tune_fetches(consumer: AIOKafkaConsumer) -> "defaultdict[int, FetchSession]":
     """Have a consumer that has started fetch so; its sessions, by the number of the broker."""
     sessions = defaultdict[int, FetchSession](FetchSession)
     _have_fetches_wait(consumer._fetcher)  # noqa: SLF001 - aiokafka has no setting for it
@@ -43,11 +45,13 @@ def _have_fetches_wait(fetcher: Any) -> None:
     plan = fetcher._get_actions_per_node  # noqa: SLF001 - the same
 
     def planned(assignment: Any) -> Any:
-        wait_s = max((one.calculate_backoff() for one in fetcher._records.values()), default=0)  # noqa: SLF001 - the same
-        if wait_s:
+        untaken = fetcher._records.values()  # noqa: SLF001 - the same
+        wait_s = max((one.calculate_backoff() for one in untaken), default=0)
+        if wait_s and len(fetcher._client.cluster.brokers()) == 1:  # noqa: SLF001 - the same
             return [], {}, wait_s, False, []  # as it would come to, after a look at each partition
         requests, resets, timeout, stale, resumed = plan(assignment)
-        left_out = fetcher._records or resets or stale or resumed  # noqa: SLF001 - the same
+        soon = time.monotonic() - SOON_S
+        left_out = any(one._created > soon for one in untaken) or resets or stale or resumed  # noqa: SLF001 - the same
         for _, request in requests:
             request._max_wait_ms = PART_WAIT_MS if left_out else WHOLE_WAIT_MS  # noqa: SLF001 - the same
         return requests, resets, timeout, stale, resumed
@@ -55,7 +59,7 @@ def _have_fetches_wait(fetcher: Any) -> None:
     fetcher._get_actions_per_node = planned  # noqa: SLF001 - the same
 
 
-def _have_brokers_remember(client: Any, sessions: "Mapping[int, FetchSession]") -> None:
+def _have_brokers_remember(client: Any, sessions: "defaultdict[int, FetchSession]") -> None:
     send = client.send
 
     async def sent(node: int, request: Any, **more: Any) -> Any:
@@ -97,7 +101,8 @@ class FetchSession:
 
     def hear(self, answer: Any) -> None:
         """Note what the broker says of the session: its id, or none where it keeps none or refuses the request."""
-        if session_id := getattr(answer, "session_id", 0):
+        session_id = getattr(answer, "session_id", 0)
+        if session_id and not answer.error_code:
             self._id = session_id
             self._epoch = self._epoch % LAST_EPOCH + 1
         else:

@@ -59,7 +59,7 @@ class Sparing(logging.Filter):
     """Has libraries say the same only a few times a while: in an outage each attempt of each client fails.
 
     The same is what has the same text before its values are filled in. Who is let through after others were not says
-    how many: ``left_out``. What the application says is let through.
+    how many: ``left_out``. What the application says is let through, and what has a traceback.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Sparing(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it is let through."""
-        if record.name.partition(".")[0] == OURS:
+        if record.name.partition(".")[0] == OURS or record.exc_info:
             return True
         key = record.name, str(record.msg)
         said = self._said.get(key)

@@ -247,8 +247,10 @@ async def test_few_records_wait_for_more_until_somebody_waits_for_them(topic, sq
             assert await news.projected(0, len(topic.logs[0].values) - 1, timeout_s=40)
 
 
-async def test_a_log_that_is_caught_up_with_is_not_held_up(topic, sqlite_engine, monkeypatch):
+@pytest.mark.parametrize("batch_records", [20, 2000])
+async def test_a_log_that_is_caught_up_with_is_not_held_up(topic, sqlite_engine, monkeypatch, batch_records):
     monkeypatch.setattr("app.history.projector.GATHER_S", 120)
+    monkeypatch.setattr(Projection, "batch_records", batch_records)
     topic.live(FEW)
     await topic.send()
     async with running(topic.projector(sqlite_engine)):

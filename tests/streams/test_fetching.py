@@ -12,6 +12,7 @@ from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_
 from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from app.streams.fetching import LAST_EPOCH, PART_WAIT_MS, WHOLE_WAIT_MS, FetchSession, tune_fetches
 
@@ -41,10 +42,12 @@ class Broker:
     def __init__(self):
         self.sessions = {}
         self.room = True
+        self.names_itself = False
         self.made = 0
 
     def answer(self, request):
         session_id, error = self._answer(request)
+        session_id = session_id or (request.session_id if error and self.names_itself else 0)
         return SimpleNamespace(API_VERSION=11, error_code=error, session_id=session_id)
 
     def _answer(self, request):
@@ -69,9 +72,10 @@ class Broker:
         return request.session_id, 0
 
 
-@given(STEPS)
-def test_whatever_is_lost_the_broker_fetches_what_is_wanted_or_says_that_it_cannot(steps):
+@given(STEPS, st.booleans())
+def test_whatever_is_lost_the_broker_fetches_what_is_wanted_or_says_that_it_cannot(steps, names_itself):
     session, broker = FetchSession(), Broker()
+    broker.names_itself = names_itself
     for what, wanted in steps:
         if what == "evicted":
             broker.sessions.clear()
@@ -85,9 +89,12 @@ def test_whatever_is_lost_the_broker_fetches_what_is_wanted_or_says_that_it_cann
             session.end()
             continue
         session.hear(answer)
-        if answer.session_id:
+        if answer.error_code:
+            assert session.ask(whole(wanted)).build(FetchRequest_v11).session_epoch == 0
+            session.end()
+        elif answer.session_id:
             assert broker.sessions[answer.session_id][1] == wanted
-        elif not answer.error_code:
+        else:
             assert named(request) == wanted
     request = session.ask(whole({("a", 0): 7})).build(FetchRequest_v11)
     session.hear(broker.answer(request))
@@ -195,6 +202,25 @@ async def test_a_session_that_the_broker_does_not_know_or_an_answer_that_is_lost
         bench.fetches.breaks = True
     await exchange(bench, rounds=2)
     assert session._id not in {before, 1}
+
+
+async def test_records_that_nobody_takes_make_no_fetch_short_for_long(bench, monkeypatch):
+    """As those of a table's changelog, which a worker reads only while it recovers."""
+    monkeypatch.setattr("app.streams.fetching.SOON_S", 0.1)
+    left, *read = bench.places
+    await bench.producer.send_and_wait(left.topic, b"x", partition=left.partition)
+    await until(async_(lambda: left in bench.consumer._fetcher._records))
+    bench.fetches.waits.clear()
+    await bench.producer.send_and_wait(read[0].topic, b"y", partition=read[0].partition)
+    assert (await bench.consumer.getone(*read)).value == b"y"
+    await until(async_(lambda: WHOLE_WAIT_MS in bench.fetches.waits))
+
+
+def async_(condition):
+    async def holds():
+        return condition()
+
+    return holds
 
 
 async def test_what_is_sought_paused_and_resumed_is_fetched_from_where_it_stands(bench):

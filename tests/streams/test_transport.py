@@ -263,7 +263,7 @@ async def test_a_recovery_that_waits_too_long_for_the_broker_is_told(impatient):
     impatient.app.consumer.perform_seek = for_ever
     impatient.app.tables.recovery.signal_recovery_start.set()  # as a rebalance does
     async with asyncio.timeout(60):
-        assert isinstance(await impatient.agents.failure, TimeoutError)
+        assert "let a recovery wait for more than" in str(await impatient.agents.failure)
         await impatient.stop()
     assert await impatient.members() == []
 
@@ -274,7 +274,7 @@ async def test_at_a_start_it_is_the_end_of_it(impatient):
         impatient.app.consumer.perform_seek = for_ever
 
     async with asyncio.timeout(60):
-        with pytest.raises(RunbooksError, match="TimeoutError"):
+        with pytest.raises(RunbooksError, match="let a recovery wait for more than"):
             await impatient.agents.start()
         await impatient.stop()
 
