@@ -199,8 +199,10 @@ class Execution(Frozen):
 
     def requests(self, index: int) -> tuple[Approval, ...]:
         """All requests for approval about a forward step: to apply it, then to take it back."""
-        back = (step.requests for step in (self.rollback.steps if self.rollback else ()) if step.index == index)
-        return sum(back, self.steps[index].requests if index < len(self.steps) else ())
+        forward = self.steps[index].requests if index < len(self.steps) else ()
+        if self.rollback is None:
+            return forward
+        return sum((step.requests for step in self.rollback.steps if step.index == index), forward)
 
     def with_request(self, index: int, approval: Approval) -> Self:
         """The execution with this request in place of the one of the same number about a forward step."""

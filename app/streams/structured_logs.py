@@ -74,13 +74,12 @@ class Sparing(logging.Filter):
         key = record.name, str(record.msg)
         said = self._said.get(key)
         if said is None or record.created - said.since >= WHILE_S:
-            if said is not None and said.left_out:
-                record.left_out = said.left_out
+            if said is not None and said.times > AT_ONCE:
+                record.left_out = said.times - AT_ONCE
             if len(self._said) >= MAX_SAID:  # texts that are filled in by who logs them are all different
                 self._said.clear()
             said = self._said[key] = _Said(record.created)
         said.times += 1
-        said.left_out += said.times > AT_ONCE
         return said.times <= AT_ONCE
 
 
@@ -88,7 +87,6 @@ class Sparing(logging.Filter):
 class _Said:
     since: float
     times: int = 0
-    left_out: int = 0
 
 
 def configure_logging(level: str, mask: Callable[[str], str], file: Path | None = None) -> None:

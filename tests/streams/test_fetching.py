@@ -124,10 +124,7 @@ def test_a_broker_that_knows_no_sessions_is_asked_for_everything_each_time():
     session = FetchSession()
     for _ in range(2):
         request = session.ask(whole({("a", 0): 1, ("b", 0): 3})).build(FetchRequest_v4)
-        assert {(topic, part[0]): part[1] for topic, parts in request.topics for part in parts} == {
-            ("a", 0): 1,
-            ("b", 0): 3,
-        }
+        assert request.topics == [("a", [(0, 1, SIZE)]), ("b", [(0, 3, SIZE)])]
         session.hear(SimpleNamespace(API_VERSION=4))
 
 
@@ -208,19 +205,19 @@ async def test_records_that_nobody_takes_make_no_fetch_short_for_long(bench, mon
     """As those of a table's changelog, which a worker reads only while it recovers."""
     monkeypatch.setattr("app.streams.fetching.SOON_S", 0.1)
     left, *read = bench.places
+
+    async def waits_to_be_taken():
+        return left in bench.consumer._fetcher._records
+
+    async def may_wait_long():
+        return WHOLE_WAIT_MS in bench.fetches.waits
+
     await bench.producer.send_and_wait(left.topic, b"x", partition=left.partition)
-    await until(async_(lambda: left in bench.consumer._fetcher._records))
+    await until(waits_to_be_taken)
     bench.fetches.waits.clear()
     await bench.producer.send_and_wait(read[0].topic, b"y", partition=read[0].partition)
     assert (await bench.consumer.getone(*read)).value == b"y"
-    await until(async_(lambda: WHOLE_WAIT_MS in bench.fetches.waits))
-
-
-def async_(condition):
-    async def holds():
-        return condition()
-
-    return holds
+    await until(may_wait_long)
 
 
 async def test_what_is_sought_paused_and_resumed_is_fetched_from_where_it_stands(bench):

@@ -55,7 +55,7 @@ def test_secrets_are_masked_and_long_texts_cut(lines):
 
 class TestWhatIsRepeated:
     @pytest.fixture
-    def clock(self, monkeypatch):
+    def clock(self):
         """The time of the records, which a test sets."""
         times = [1000.0]
         made = logging.getLogRecordFactory()
