@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from app.actions.writes import Writes
 from app.clients.kubernetes import Node, Nodes, check_same
 from app.core.errors import PermanentError, TemporaryError
 
@@ -22,10 +23,11 @@ class Cordoning:
     state: ``sent`` and ``returning`` wait for an answer; ``found``: somebody else had cordoned it.
     """
 
-    def __init__(self, nodes: Nodes, node: str, *, uid: str, ours_before: bool) -> None:
+    def __init__(self, nodes: Nodes, node: str, writes: Writes, *, uid: str, ours_before: bool) -> None:
         """ours_before: a cordon that is there already is of an earlier attempt of this very step."""
         self._nodes = nodes
         self._node = node
+        self._writes = writes
         self._uid = uid
         self._ours_before = ours_before
         self.state: State = "untouched"
@@ -37,6 +39,9 @@ class Cordoning:
         if found.unschedulable:
             self.state = "ours" if self.state == "sent" or self._ours_before else "found"
             return
+        await self._writes.answered(self._cordon(found))
+
+    async def _cordon(self, found: Node) -> None:
         self.state = "ours" if await self._marked(found, "sent", unschedulable=True) else "found"
 
     async def take_back(self) -> None:

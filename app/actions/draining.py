@@ -13,12 +13,12 @@ from app.actions.few_at_once import few_at_once
 from app.actions.pauses import growing
 from app.actions.pod_texts import count, some
 from app.actions.scene import Scene
+from app.actions.writes import Writes
 from app.clients.kubernetes import Held, Pod
-from app.core.errors import ActionError, OutcomeUnknown, PermanentError, TemporaryError
+from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 from app.core.planning import ActionFailure, Outcome, OutcomeName, Prepared
 from app.core.steps import KubernetesDrain
 
-WIND_UP_S = 10.0  # to look once more and to uncordon, when the time is up; the runner leaves 15 s
 LISTED = 100  # pods in the output
 HELD_SHOWN = 3
 MAX_MESSAGE = 4096
@@ -77,7 +77,8 @@ class Draining:
         assert isinstance(before, dict)
         ours_before = scene.begun is not None and not before["unschedulable"]
         nodes = scene.clients.kubernetes.nodes
-        self._cordoning = Cordoning(nodes, step.node, uid=str(before["uid"]), ours_before=ours_before)
+        self._writes = Writes()
+        self._cordoning = Cordoning(nodes, step.node, self._writes, uid=str(before["uid"]), ours_before=ours_before)
         self._client = scene.clients.kubernetes.pods
         self._pods: dict[str, Evicting] = {}
         self._refused: PermanentError | None = None
@@ -85,6 +86,10 @@ class Draining:
 
     async def run(self) -> Outcome:
         """Until the pods are gone, the time is up, or it cannot go on."""
+        async with self._writes:
+            return await self._run()
+
+    async def _run(self) -> Outcome:
         try:
             async with asyncio.timeout(self._step.timeout_seconds):
                 await self._patiently(self._cordoning.cordon)
@@ -134,7 +139,8 @@ class Draining:
 
     async def _evict_those(self, standing: list[Evicting]) -> None:
         now = asyncio.get_running_loop().time()
-        await few_at_once(self._evict, [one for one in standing if not one.leaving and one.not_before <= now])
+        due = [one for one in standing if not one.leaving and one.not_before <= now]
+        await few_at_once(lambda one: self._writes.answered(self._evict(one)), due)
         if self._refused is not None:
             raise self._refused
 
@@ -162,16 +168,8 @@ class Draining:
                 one.answered(answer)
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
-        """Uncordon what was cordoned here, look once more, and tell all of it."""
-        try:
-            async with asyncio.timeout(WIND_UP_S):
-                for act in (self._cordoning.take_back, self._look):
-                    try:
-                        await act()
-                    except ActionError as error:
-                        self._trouble = str(error)
-        except TimeoutError:
-            self._trouble = "the Kubernetes API does not answer"
+        """Hear what was asked last, uncordon what was cordoned here, look once more, and tell all of it."""
+        self._trouble = await self._writes.wind_up(self._cordoning.take_back, self._look) or self._trouble
         evicted = f"{len(self._pods) - len(self._standing())} of {count(len(self._pods))} are gone"
         unanswered = sum(one.unanswered for one in self._pods.values())
         parts = [

@@ -6,12 +6,11 @@ from pydantic import JsonValue
 
 from app.actions.pauses import growing
 from app.actions.pod_texts import count
+from app.actions.writes import Writes
 from app.clients.kubernetes import Deployment, KubernetesClient, Pod
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 from app.core.planning import ActionFailure, Outcome, Prepared
 from app.core.steps import KubernetesRestart
-
-WIND_UP_S = 10.0  # to look once more when the time is up; the runner leaves 15 s
 
 
 async def deployed(kubernetes: KubernetesClient, step: KubernetesRestart) -> tuple[Deployment, tuple[Pod, ...]]:
@@ -33,6 +32,7 @@ class Replacing:
         """Nothing is done yet."""
         self._step = step
         self._kubernetes = kubernetes
+        self._writes = Writes()
         before = plan.before
         assert isinstance(before, dict)
         pods = before["pods"]
@@ -49,6 +49,10 @@ class Replacing:
         """Until all are replaced, the time is up, or it cannot go on."""
         if not self._planned:
             return Outcome(outcome="succeeded", output={"replaced": [], "changed": False})
+        async with self._writes:
+            return await self._run()
+
+    async def _run(self) -> Outcome:
         try:
             async with asyncio.timeout(self._step.timeout_seconds):
                 await self._replace()
@@ -67,7 +71,7 @@ class Replacing:
                 if self._ready >= self._wanted:
                     if not self._waiting:
                         return
-                    await self._delete(self._next())
+                    await self._writes.answered(self._delete(self._next()))
                     pauses = growing()
             except (TemporaryError, OutcomeUnknown) as error:  # the next look tells what became of it
                 self._trouble = str(error)
@@ -102,14 +106,8 @@ class Replacing:
         self._wanted += 1
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
-        """Look once more, and tell what was replaced and what was not."""
-        try:
-            async with asyncio.timeout(WIND_UP_S):
-                await self._look()
-        except (PermanentError, TemporaryError) as error:
-            self._trouble = str(error)
-        except TimeoutError:
-            self._trouble = "the Kubernetes API does not answer"
+        """Hear what was asked last, look once more, and tell what was replaced and what was not."""
+        self._trouble = await self._writes.wind_up(self._look) or self._trouble
         waiting = sorted(pod.metadata.name for pod in self._waiting.values())
         gone = sorted(name for uid, name in self._planned.items() if uid not in self._waiting)
         without = max(0, min(self._wanted - self._ready, len(gone)))

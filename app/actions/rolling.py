@@ -3,13 +3,12 @@
 import asyncio
 
 from app.actions.pauses import growing
+from app.actions.writes import Writes
 from app.clients.kubernetes import KubernetesClient, Rollout, check_not_restarted
 from app.core.errors import OutcomeUnknown, PermanentError, TemporaryError
 from app.core.model import JsonObject
 from app.core.planning import ActionFailure, Outcome, Prepared
 from app.core.steps import KubernetesRestart
-
-WIND_UP_S = 10.0  # to look once more when the time is up; the runner leaves 15 s
 
 
 class Rolling:
@@ -19,6 +18,7 @@ class Rolling:
         """Nothing is done yet."""
         self._step = step
         self._rollouts = kubernetes.rollouts
+        self._writes = Writes()
         assert isinstance(plan.before, dict)
         self._before = plan.before
         assert isinstance(plan.after, dict)
@@ -29,6 +29,10 @@ class Rolling:
 
     async def run(self) -> Outcome:
         """Until all pods are replaced, the time is up, or it cannot go on."""
+        async with self._writes:
+            return await self._run()
+
+    async def _run(self) -> Outcome:
         try:
             async with asyncio.timeout(self._step.timeout_seconds):
                 await self._roll()
@@ -50,7 +54,7 @@ class Rolling:
                 elif found.spec.replicas == 0:
                     return
                 else:
-                    await self._restart(found)
+                    await self._writes.answered(self._restart(found))
             except (TemporaryError, OutcomeUnknown) as error:  # the next look tells what became of it
                 self._trouble = str(error)
             await asyncio.sleep(pause)
@@ -90,14 +94,8 @@ class Rolling:
         }
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
-        """Look once more, and tell how far it is; the deployment itself goes on with it."""
-        try:
-            async with asyncio.timeout(WIND_UP_S):
-                await self._look()
-        except (PermanentError, TemporaryError) as error:
-            self._trouble = str(error)
-        except TimeoutError:
-            self._trouble = "the Kubernetes API does not answer"
+        """Hear what was asked, look once more, and tell how far it is; the deployment itself goes on with it."""
+        self._trouble = await self._writes.wind_up(self._look) or self._trouble
         counts = self._counts()
         parts = [
             said,

@@ -5,7 +5,7 @@ import pytest
 from waiting import until
 
 from app.actions.kubernetes_restart import RestartAction
-from app.core.errors import PermanentError
+from app.core.errors import PermanentError, TemporaryError
 from app.core.steps import KubernetesRestart
 
 ACTION = RestartAction()
@@ -229,6 +229,37 @@ async def test_an_api_that_does_not_answer_for_a_while_is_waited_for(web, fleet,
     assert "did not answer" in outcome.error.message
     assert (await applied).outcome == "succeeded"
     assert before.keys().isdisjoint(await fleet.pods("web"))
+
+
+class RefusedLate:
+    """Each write is refused, and that is told when the step's time is over."""
+
+    def __init__(self, inner, late_s) -> None:
+        self._inner = inner
+        self._late_s = late_s
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    async def delete(self, pod, **options):
+        await asyncio.sleep(self._late_s)
+        raise TemporaryError("not yet")
+
+    async def restart(self, found, mark):
+        await asyncio.sleep(self._late_s)
+        raise TemporaryError("not yet")
+
+
+@pytest.mark.parametrize(("strategy", "part"), [("delete", "pods"), ("rollout", "rollouts")])
+async def test_what_is_asked_as_the_time_ends_is_heard(web, fleet, step, in_cluster, strategy, part):
+    before = await web(2)
+    scene, brief = in_cluster(), step(strategy=strategy, timeout_seconds=2)
+    begun = await ACTION.prepare(brief, scene)
+    kubernetes = scene.clients.kubernetes
+    setattr(kubernetes, part, RefusedLate(getattr(kubernetes, part), brief.timeout_seconds))
+    outcome = await ACTION.apply(brief, begun, scene)
+    assert (outcome.outcome, outcome.error.temporary) == ("failed", True)
+    assert before == await fleet.pods("web")
 
 
 class Unanswered:
