@@ -9,7 +9,7 @@ from app.audit.findings import Difference
 from app.audit.folding import LogRecord, Position
 from app.core.errors import RunbooksError
 
-VERSION = 3
+VERSION = 4
 
 
 class PartitionPoint(BaseModel):

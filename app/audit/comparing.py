@@ -7,29 +7,23 @@ fault: rows that are newer than the end of the audit, or not projected yet, are 
 from collections.abc import Sequence
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from app.audit.findings import Difference, Report
-from app.audit.folding import ROW_COLUMNS, Closed, Requested, row_hash, values_hash
+from app.audit.folding import ROW_COLUMNS, TRUTHS, Closed, Requested, row_hash, values_hash
+from app.audit.history_rows import PAGE, HistoryRows
 from app.core.execution import Execution
 from app.history.folding import holds_its_item, row_of, with_item
-from app.history.schema import EXECUTIONS, OFFSETS, searchable
+from app.history.schema import searchable
 
-PAGE = 500
-RUN, EXECUTION_ID, TERMINAL, LAST_OFFSET, ITEM_OFFSET = map(
-    ROW_COLUMNS.index, ("run", "execution_id", "terminal", "last_offset", "item_offset")
-)
+TERMINAL, LAST_OFFSET, ITEM_OFFSET = map(ROW_COLUMNS.index, ("terminal", "last_offset", "item_offset"))
 START = (-1, "")
 
 
 class HistoryComparison:
     """Compares one partition; places is where its merge stands: (run, execution id) of the last row taken."""
 
-    def __init__(self, engine: AsyncEngine, topic: str, partition: int, end: int, report: Report) -> None:
+    def __init__(self, rows: HistoryRows, partition: int, end: int, report: Report) -> None:
         """Compare runs whose last event stands before offset end."""
-        self._engine = engine
-        self._topic = topic
+        self._rows = rows
         self._partition = partition
         self._end = end
         self._report = report
@@ -41,10 +35,10 @@ class HistoryComparison:
     async def requested(self, runs: Sequence[Requested]) -> None:
         """Take the runs that began next in the log: every row before the last of them must be one of them."""
         for run, execution_id in runs:
-            name = searchable(execution_id)
-            while (row := await self._next_row()) is not None and row < (run, name):
+            wanted = (run, searchable(execution_id))
+            while (self._page or await self._turn()) and self._page[-1] < wanted:
                 self._take_extra()
-            if row == (run, name):
+            if self._page and self._page[-1] == wanted:
                 self._take()
             elif run < self._projected:
                 self._tell(run, execution_id, "the history has no row of this run")
@@ -56,21 +50,23 @@ class HistoryComparison:
         for start in range(0, len(runs), PAGE):
             doubtful = [one for one, _ in await self._different(runs[start : start + PAGE])]
             if doubtful:
-                projected = await self._next_offset()  # asked before the rows: those that were there then are there now
+                projected = await self._rows.next_offset(
+                    self._partition
+                )  # asked before the rows: those that were there then are there now
                 for one, row in await self._different(doubtful):
                     self._compare(one, row, projected)
 
     async def finish(self) -> None:
         """Every row that is left must be of a run that began at the end or after it."""
-        while (row := await self._next_row()) is not None and row[0] < self._end:
+        while (self._page or await self._turn()) and self._page[-1][0] < self._end:
             self._take_extra()
 
     async def _different(self, runs: Sequence[Closed]) -> list[tuple[Closed, dict[str, Any]]]:
         """Those of these runs whose row is another one, with it."""
-        rows = await self._rows([one.run for one in runs])
+        rows = await self._rows.of_runs(self._partition, [one.run for one in runs])
         named = ((one, rows.get((one.run, searchable(one.execution_id)))) for one in runs)
-        different = [(one, row) for one, row in named if row is not None and values_hash(row) != one.row_hash]
-        return [(one, dict(zip(ROW_COLUMNS, row, strict=True))) for one, row in different]
+        found = ((one, _as_shown(row)) for one, row in named if row is not None)
+        return [(one, _by_name(row)) for one, row in found if values_hash(row) != one.row_hash]
 
     def _compare(self, expected: Closed, row: dict[str, Any], projected: int) -> None:
         if row["last_offset"] >= self._end or expected.last_offset >= projected:
@@ -80,17 +76,12 @@ class HistoryComparison:
         if why is not None:
             self._tell(expected.last_offset, expected.execution_id, why)
 
-    async def _next_row(self) -> tuple[int, str] | None:
-        """The next row that was not taken, None at the end."""
-        if not self._page:
-            self._projected = await self._next_offset()  # before the rows: one that is missing then was never written
-            run, name = EXECUTIONS.c.run, EXECUTIONS.c.execution_id
-            after = sa.or_(run > self.place[0], sa.and_(run == self.place[0], name > self.place[1]))
-            query = sa.select(run, name).where(EXECUTIONS.c.partition == self._partition, after)
-            async with self._engine.connect() as connection:
-                found = await connection.execute(query.order_by(run, name).limit(PAGE))
-                self._page = [(row[0], row[1]) for row in reversed(found.all())]
-        return self._page[-1] if self._page else None
+    async def _turn(self) -> bool:
+        """To the next page of rows that were not taken; whether there is one."""
+        # asked before the rows: one that is missing then was never written
+        self._projected = await self._rows.next_offset(self._partition)
+        self._page = (await self._rows.runs_after(self._partition, *self.place))[::-1]
+        return bool(self._page)
 
     def _take(self) -> None:
         self.place = self._page.pop()
@@ -99,21 +90,6 @@ class HistoryComparison:
         run, execution_id = self._page[-1]
         self._tell(run, execution_id, "the history has a row of a run that the log does not know")
         self._take()
-
-    async def _rows(self, runs: list[int]) -> dict[tuple[int, str], tuple[Any, ...]]:
-        """The rows of these runs, by run and execution id; values in the order of ROW_COLUMNS."""
-        query = sa.select(*(EXECUTIONS.c[name] for name in ROW_COLUMNS))
-        query = query.where(EXECUTIONS.c.partition == self._partition, EXECUTIONS.c.run.in_(runs))
-        async with self._engine.connect() as connection:
-            found = (await connection.execute(query)).all()
-        return {(row[RUN], row[EXECUTION_ID]): _as_shown(tuple(row)) for row in found}
-
-    async def _next_offset(self) -> int:
-        query = sa.select(OFFSETS.c.next_offset).where(
-            OFFSETS.c.topic == self._topic, OFFSETS.c.partition == self._partition
-        )
-        async with self._engine.connect() as connection:
-            return int((await connection.execute(query)).scalar() or 0)
 
     def _tell(self, offset: int, execution_id: str, detail: str) -> None:
         self._report(Difference(self._partition, offset, "history", execution_id, detail))
@@ -131,8 +107,14 @@ def _as_shown(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same of a row's values."""
     if holds_its_item(row[ITEM_OFFSET], row[LAST_OFFSET], terminal=row[TERMINAL]):
         return row
-    shown = as_shown(dict(zip(ROW_COLUMNS, row, strict=True)))
+    shown = as_shown(_by_name(row))
     return tuple(shown[name] for name in ROW_COLUMNS)
+
+
+def _by_name(row: tuple[Any, ...]) -> dict[str, Any]:
+    """A row's values by its columns' names, as the product has them."""
+    named = dict(zip(ROW_COLUMNS, row, strict=True))
+    return named | {name: bool(named[name]) for name in TRUTHS}
 
 
 def _why_different(expected: Closed, row: dict[str, Any]) -> str | None:

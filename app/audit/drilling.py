@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.comparing import HistoryComparison, as_shown
 from app.audit.folding import Closed, Known, Position, Requested, row_hash
+from app.audit.history_rows import HistoryRows
 from app.audit.live_table import LiveTable, acknowledged, read_live_tables
 from app.audit.reading import Progress, open_log
 from app.audit.rules import Facts
@@ -116,7 +117,7 @@ class Rebuilding:
 
     async def _compare_history(self, rebuilt: AsyncEngine, live: AsyncEngine, partition: int, end: int) -> None:
         result = self._drilled.result
-        comparison = HistoryComparison(live, self._sources.topic, partition, end, result.report)
+        comparison = HistoryComparison(HistoryRows(live, self._sources.topic), partition, end, result.report)
         comparison.place = start = (self._starts[partition], "")
         ours, theirs = _Sum(), _Sum()
         async for page in _pages(rebuilt, partition, start):

@@ -12,6 +12,7 @@ from datetime import timedelta
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
 
 from app.audit.decoding import decoded
@@ -221,7 +222,8 @@ class PartitionFold:
 
 
 ROW_COLUMNS = tuple(sorted(column.name for column in EXECUTIONS.c))
-_ROW_TEXT = "\x1f".join(f"{name}=%s" for name in ROW_COLUMNS)
+TRUTHS = tuple(name for name in ROW_COLUMNS if isinstance(EXECUTIONS.c[name].type, sa.Boolean))
+_ROW_TEXT = "\x1f".join(f"{name}={'%d' if name in TRUTHS else '%s'}" for name in ROW_COLUMNS)
 _in_order = itemgetter(*ROW_COLUMNS)
 
 
@@ -231,5 +233,5 @@ def row_hash(row: Mapping[str, Any]) -> str:
 
 
 def values_hash(values: tuple[Any, ...]) -> str:
-    """The same of a row's values in the order of ROW_COLUMNS."""
+    """The same of a row's values in the order of ROW_COLUMNS; those of TRUTHS may be numbers."""
     return hashlib.sha256((_ROW_TEXT % values).encode()).hexdigest()

@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.anchors import AnchorCheck, checks_of
 from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
-from app.audit.comparing import PAGE, HistoryComparison
+from app.audit.comparing import HistoryComparison
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
+from app.audit.history_rows import PAGE, HistoryRows
 from app.audit.live_table import LiveTable, acknowledged, read_live_tables
 from app.audit.reading import BATCH_RECORDS, POLL_MS, STALLED_S, NoSuchTopic, Progress, log_consumer, places_of
 from app.clients.kafka import Consumer
@@ -144,13 +145,14 @@ class Verification:
         self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}, {beside}"
         known = await self._resumed(consumer)
         partition_of = _PartitionOf([at.partition for at in places])
+        rows = None if self._sources.engine is None else HistoryRows(self._sources.engine, topic)
         for at in places:
             point = known.get(at.partition)
             position = Position(at.partition, starts[at]) if point is None else point.position
             if starts[at] > 0:
                 self._result.notes.append(f"partition {at.partition} begins at {starts[at]}: what was before is gone")
             end = ends[at] if point is None else point.end
-            part = self._parts[at.partition] = self._part(position, end, partition_of, point)
+            part = self._parts[at.partition] = self._part(position, end, partition_of, point, rows)
             part.anchors, part.log_end = anchors[at.partition], ends[at]
             consumer.seek(at, position.next_offset)
 
@@ -166,10 +168,11 @@ class Verification:
         end: int,
         partition_of: Mapping[str, int],
         point: PartitionPoint | None,
+        rows: HistoryRows | None,
     ) -> _Part:
         report, history = self._result.report, None
-        if self._sources.engine is not None:
-            history = HistoryComparison(self._sources.engine, self._sources.topic, position.partition, end, report)
+        if rows is not None:
+            history = HistoryComparison(rows, position.partition, end, report)
             history.place = (position.next_offset, "") if point is None else point.history_place
         fold = PartitionFold(position, partition_of, report, shown=history is not None)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)

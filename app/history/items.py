@@ -2,11 +2,12 @@
 
 from datetime import datetime
 
+import orjson
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from app.core.approval import Approval
 from app.core.execution import Execution, Status
-from app.core.model import unchecked
+from app.core.model import VALUES, unchecked
 from app.core.planning import Prepared
 from app.core.rollback import rollback_status
 from app.core.step_state import Reading, RollbackStep, StepState
@@ -182,7 +183,11 @@ _new_check, _new_reading = unchecked(MetricCheckItem), unchecked(ReadingItem)
 
 def written_item(execution: Execution) -> str:
     """The entry of an execution, as JSON."""
-    return item_of(execution).model_dump_json()
+    item = item_of(execution)
+    try:
+        return orjson.dumps(item, default=VALUES, option=orjson.OPT_UTC_Z).decode()
+    except TypeError:  # a number of more than 64 bits
+        return item.model_dump_json()
 
 
 def item_of(execution: Execution) -> HistoryItem:
@@ -285,6 +290,8 @@ def approval_item(approval: Approval) -> ApprovalItem:
 
 def _approvers(execution: Execution) -> list[str]:
     """Everybody whose decision counted, once, in the order of the steps."""
+    if execution.rollback is None and not any(step.approval or step.superseded for step in execution.steps):
+        return []
     requests = [one for index in range(len(execution.steps)) for one in execution.requests(index)]
     return list(dict.fromkeys([vote.by for one in requests for vote in one.votes]))
 

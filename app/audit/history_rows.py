@@ -1,0 +1,63 @@
+"""What an audit asks of the history: which runs it has, and what it says of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.audit.folding import ROW_COLUMNS
+from app.history.database import Statement
+from app.history.schema import EXECUTIONS, OFFSETS
+
+PAGE = 500
+WANTED = tuple(f"run_{number}" for number in range(PAGE))
+RUN, EXECUTION_ID = map(ROW_COLUMNS.index, ("run", "execution_id"))
+
+
+class HistoryRows:
+    """The rows of one history, asked past SQLAlchemy, which would look at each value of them.
+
+    All raise TemporaryError when the database does not answer.
+    """
+
+    def __init__(self, engine: AsyncEngine, topic: str) -> None:
+        """Ask this database; topic names the log in the offsets."""
+        self._engine = engine
+        self._topic = topic
+        columns, ours = EXECUTIONS.c, EXECUTIONS.c.partition == sa.bindparam("partition")
+        place = sa.tuple_(columns.run, columns.execution_id)
+        after = place > sa.tuple_(
+            sa.bindparam("run", type_=columns.run.type), sa.bindparam("execution_id", type_=sa.Text)
+        )
+        runs = sa.select(columns.run, columns.execution_id).where(ours, after).order_by(*place).limit(PAGE)
+        rows = sa.select(*(_as_number(columns[name]) for name in ROW_COLUMNS))
+        rows = rows.where(ours, columns.run.in_([sa.bindparam(name) for name in WANTED]))
+        offset = sa.select(OFFSETS.c.next_offset)
+        offset = offset.where(
+            OFFSETS.c.topic == sa.bindparam("topic"), OFFSETS.c.partition == sa.bindparam("partition")
+        )
+        self._runs, self._rows, self._offset = (Statement.of(query, engine) for query in (runs, rows, offset))
+
+    async def runs_after(self, partition: int, run: int, execution_id: str) -> list[tuple[int, str]]:
+        """The next runs of a partition and their execution ids, in their order; none after the last."""
+        values = {"partition": partition, "run": run, "execution_id": execution_id}
+        return [*map(tuple, await self._runs.ask(self._engine, values))]
+
+    async def of_runs(self, partition: int, runs: Sequence[int]) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """The rows of at most PAGE runs, by run and execution id.
+
+        Values are in the order of ROW_COLUMNS, what is true or false as 1 or 0.
+        """
+        wanted = dict.fromkeys(WANTED, runs[-1]) | dict(zip(WANTED, runs, strict=False))
+        rows = map(tuple, await self._rows.ask(self._engine, {"partition": partition, **wanted}))
+        return {(row[RUN], row[EXECUTION_ID]): row for row in rows}
+
+    async def next_offset(self, partition: int) -> int:
+        """The first offset of a partition that is not projected yet."""
+        rows = await self._offset.ask(self._engine, {"topic": self._topic, "partition": partition})
+        return int(rows[0][0]) if rows else 0
+
+
+def _as_number(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(column, sa.Integer) if isinstance(column.type, sa.Boolean) else column
