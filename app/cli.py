@@ -19,6 +19,7 @@ import uvloop
 from pydantic import ValidationError
 
 from app.calling import call as _call
+from app.collecting import collect_rarely
 from app.core.errors import RunbooksError
 from app.late_commands import LateGroup
 from app.printing import complain, say, say_json
@@ -112,6 +113,7 @@ def worker(
 
 async def _work(one: "Worker | StepWorker") -> None:
     async with one.running() as running:
+        collect_rarely()
         error = await running.failure
         raise RunbooksError(f"the worker stopped: {error!r}")
 

@@ -1,4 +1,4 @@
-"""A command that reads a long log looks for cycles rarely."""
+"""A process that folds a log looks for cycles rarely."""
 
 import gc
 
