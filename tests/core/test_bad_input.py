@@ -11,6 +11,7 @@ from building import T0, Story, http, plan, requested, scale, slack, story
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from app.audit.decoding import decoded
 from app.core.anomaly import Position, anomaly_of, read_anomaly
 from app.core.catalog import Catalog, RunbookDeleted, RunbookPut, read_change
 from app.core.commands import read_command, write_command
@@ -21,9 +22,11 @@ from app.core.execution import Execution, Marker
 from app.core.lifecycle import decide, evolve, wake_at
 from app.core.matching import match
 from app.core.model import MAX_RECORD_DEPTH
+from app.core.planning import Prepared
 from app.core.runbook import MAX_RUNBOOK_BYTES, read_runbook
 from app.core.templating import check_template, render
 from app.history.folding import Happened, fold, row_of
+from app.history.items import HistoryItem
 
 PLACE = Position(topic="anomaly-events", partition=0, offset=1, timestamp=T0)
 DEEP = b'{"service_id":"s","metric_name":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -292,6 +295,28 @@ def test_a_record_is_as_deep_as_ours_are():
         read_event(nested(MAX_RECORD_DEPTH))
     with pytest.raises(RecordRefused, match="tag"):
         read_event(nested(MAX_RECORD_DEPTH - 2))
+
+
+def test_what_is_no_json_is_said_to_be_none():
+    for raw in (b"", b"{", b'{"type": "x"} y', b'{"type": "\xff"}', b'{"type": "\\ud800"}'):
+        with pytest.raises(RecordRefused, match="not JSON"):
+            read_event(raw)
+    with pytest.raises(RecordRefused, match="no value"):
+        read_event(None)
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**40])
+def test_a_number_of_more_than_64_bits_stays_the_whole_number_that_it_is(number):
+    a_plan = Prepared.of("do it", params={"n": number}, before={"n": number}, manual_reason="no")
+    events = story(http()).started(a_plan).finished(story(http()).command, output={"n": number}).events
+    state = None
+    for offset, event in enumerate(events, start=1):
+        again, digest_holds = decoded(write_event(event))
+        assert (again, digest_holds) == (event, True)
+        state, refusal = evolve(state, again, offset)
+        assert refusal is None
+    (step,) = HistoryItem.model_validate_json(row_of(state, 0)["item"]).steps
+    assert (step.output, step.plan.before) == ({"n": number}, {"n": number})
 
 
 @given(st.text(alphabet="{}%|~'\"()[].,+*- \nabfi0:", max_size=60))
