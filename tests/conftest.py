@@ -21,7 +21,7 @@ from app.settings import ApiSettings, KafkaSettings, NetworkSettings, Settings
 from app.streams.connection import KafkaConnection
 from app.streams.topics import read_topics
 
-pytest_plugins = ("cluster_fixtures",)
+pytest_plugins = ("cluster_fixtures", "database_fixtures")
 SECRET = "a secret of the tests that is long enough"
 
 

@@ -11,21 +11,18 @@ from app.audit import verifying
 from app.audit.verifying import Verification
 from app.core.errors import RunbooksError
 from app.core.execution import Status
-from app.history.database import open_database
 from app.history.schema import EXECUTIONS
 
 
 @pytest.fixture
-async def audited(kafka, tmp_path, log):
-    engine = await open_database(f"sqlite:///{tmp_path / 'history.db'}")
+async def audited(kafka, engine, log):
     for number in range(20):
         log.request(f"e{number:02}", http(), http())
         if number % 3:
             log.succeed(f"e{number:02}")
     one = Audited(kafka, engine, log)
     await one.create()
-    yield one
-    await engine.dispose()
+    return one
 
 
 async def test_an_honest_installation_is_clean(audited):

@@ -1,4 +1,4 @@
-"""Databases and logs: SQLite always, a real PostgreSQL where there is one."""
+"""Logs, and how they are projected."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -6,70 +6,17 @@ from itertools import pairwise
 import pytest
 import sqlalchemy as sa
 from building import LEASE, T0, plan, requested, slack
-from parts import missing_part
-from postgresql import PostgreSQL, programs
 from prometheus_client import CollectorRegistry
 
 from app.core.events import ApprovalDecided, StepFinished, StepPrepared, StepStarted, write_event
 from app.core.execution import Execution
 from app.core.lifecycle import decide, evolve
 from app.core.planning import Outcome
-from app.history.database import open_database
 from app.history.projection import Projection, Record
 from app.history.schema import EXECUTIONS, OFFSETS
 from app.history.store import Store
 
 TOPIC = "execution-events"
-
-
-def make_postgresql() -> PostgreSQL:
-    found = programs()
-    if found is None:
-        missing_part("PostgreSQL")
-    return PostgreSQL(found)
-
-
-@pytest.fixture(scope="session")
-def postgresql():
-    server = make_postgresql()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-@pytest.fixture
-def postgresql_of_its_own():
-    """One that the test may stop and start."""
-    server = make_postgresql()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database_url(request, tmp_path):
-    """An empty database of either kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'history.db'}"
-    return await request.getfixturevalue("postgresql").new_database()
-
-
-@pytest.fixture
-async def engine(database_url):
-    engine = await open_database(database_url)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-async def sqlite_engine(tmp_path):
-    engine = await open_database(f"sqlite:///{tmp_path / 'history.db'}")
-    yield engine
-    await engine.dispose()
 
 
 class PartitionLog:
