@@ -5,7 +5,6 @@ Records come out as they stand in the log, where secrets stand by name only.
 
 import csv
 import io
-import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -118,12 +117,7 @@ def _take(found: Exported, partition: int, record: Any, whose: tuple[str, Collec
 
 def as_json_lines(exported: Exported) -> Iterator[str]:
     """One object a record."""
-    return (_json(entry.shown()) for entry in exported.entries)
-
-
-def _json(value: object) -> str:
-    """As JSON; a number may have more digits than orjson writes."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return (orjson.dumps(entry.shown()).decode() for entry in exported.entries)
 
 
 def as_csv(exported: Exported) -> Iterator[str]:
@@ -135,7 +129,7 @@ def as_csv(exported: Exported) -> Iterator[str]:
 
 
 def _cell(value: JsonValue) -> str:
-    text = "" if value is None else value if isinstance(value, str) else _json(value)
+    text = "" if value is None else value if isinstance(value, str) else orjson.dumps(value).decode()
     return f"'{text}" if text.startswith(FORMULAS) else text
 
 
@@ -176,6 +170,6 @@ def _told(entry: Entry) -> Iterator[str]:
     details |= {"result": said.result, "changed nothing": entry.refused}
     for title, value in details.items():
         if value is not None:
-            text = value if isinstance(value, str) else _json(value)
+            text = value if isinstance(value, str) else orjson.dumps(value).decode()
             yield safe(f"      {title}: {text}")
     yield f"      record {entry.partition}/{entry.offset}, sha256 {entry.sha256}"

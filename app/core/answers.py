@@ -12,8 +12,7 @@ import orjson
 from pydantic import Field, TypeAdapter
 
 from app.core.anomaly import Name, TenantId
-from app.core.errors import RecordRefused
-from app.core.model import Frozen, Instant, read_document, read_record, validated
+from app.core.model import Frozen, Instant, read_document, validated
 from app.core.runbook import RunbookName
 
 MAX_REASON = 1024
@@ -101,15 +100,12 @@ def read_answers(raw: bytes | None) -> AnomaliesAnswered:
 
     Raises RecordRefused.
     """
-    try:
-        record: AnomaliesAnswered = read_record(raw, RECORDS)
-    except RecordRefused:
-        body = read_document(raw)
-        if isinstance(body, dict) and body.get("type") == "anomalies_answered":
-            raise
-        one: AnomalyAnswered = validated(body, OLD_RECORDS)
-        return AnomaliesAnswered(tenant=one.tenant, anomalies=(one,))
-    return record
+    body = read_document(raw)
+    if isinstance(body, dict) and body.get("type") == "anomalies_answered":
+        record: AnomaliesAnswered = validated(body, RECORDS)
+        return record
+    one: AnomalyAnswered = validated(body, OLD_RECORDS)
+    return AnomaliesAnswered(tenant=one.tenant, anomalies=(one,))
 
 
 def shortened(reason: str) -> str:

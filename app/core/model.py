@@ -210,13 +210,7 @@ def read_record(raw: bytes | None, adapter: TypeAdapter[Any]) -> Any:
 
     Raises RecordRefused with the paths that are wrong, some of them where there are many.
     """
-    if raw is None or _may_be_too_deep(raw):
-        read_document(raw)
-    assert raw is not None
-    try:
-        return adapter.validator.validate_json(raw)  # TypeAdapter's own wrapper costs as much as a small value
-    except ValidationError as error:
-        raise RecordRefused(_record_problems(error)) from error
+    return validated(read_document(raw), adapter)
 
 
 def read_document(raw: bytes | None) -> Any:
@@ -227,20 +221,16 @@ def read_document(raw: bytes | None) -> Any:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RecordRefused([Problem("", f"not JSON: {error}")]) from error
-    if _may_be_too_deep(raw) and depth_of(body, MAX_RECORD_DEPTH) > MAX_RECORD_DEPTH:
+    # counting brackets is cheap, and there are never fewer of them than levels
+    if raw.count(b"{") + raw.count(b"[") > MAX_RECORD_DEPTH and depth_of(body, MAX_RECORD_DEPTH) > MAX_RECORD_DEPTH:
         raise RecordRefused([Problem("", f"nested deeper than {MAX_RECORD_DEPTH}")])
     return body
 
 
-def _may_be_too_deep(raw: bytes) -> bool:
-    """Counting brackets is cheap, and there are never fewer of them than levels."""
-    return raw.count(b"{") + raw.count(b"[") > MAX_RECORD_DEPTH
-
-
 def validated(body: Any, adapter: TypeAdapter[Any]) -> Any:
-    """What the JSON of a record says that is at hand already. Raises RecordRefused as ``read_record``."""
+    """What the JSON of a record says. Raises RecordRefused as ``read_record``."""
     try:
-        return adapter.validator.validate_python(body)
+        return adapter.validator.validate_python(body)  # TypeAdapter's own wrapper costs as much as a small value
     except ValidationError as error:
         raise RecordRefused(_record_problems(error)) from error
 
@@ -248,15 +238,11 @@ def validated(body: Any, adapter: TypeAdapter[Any]) -> Any:
 def _record_problems(error: ValidationError) -> list[Problem]:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     problems = [
-        Problem(".".join(map(str, detail["loc"]))[:MAX_TOLD], _told(detail)[:MAX_TOLD])
+        Problem(".".join(map(str, detail["loc"]))[:MAX_TOLD], detail["msg"][:MAX_TOLD])
         for detail in details[:MAX_RECORD_PROBLEMS]
     ]
     more = len(details) - len(problems)
     return [*problems, Problem("", f"and {more} more problems")] if more else problems
-
-
-def _told(detail: ErrorDetails) -> str:
-    return detail["msg"].replace("Invalid JSON", "not JSON", 1) if detail["type"] == "json_invalid" else detail["msg"]
 
 
 def depth_of(value: object, limit: int) -> int:
