@@ -5,7 +5,6 @@ from building import runbook
 from pydantic import BaseModel, ValidationError
 
 import app.cli  # noqa: F401 - which knows every model that there is
-from app.core.model import unchecked
 from app.core.step_state import StepState
 
 
@@ -15,17 +14,6 @@ def test_a_deep_copy_is_pydantics():
     assert copy == one
     assert copy.steps[0] is not one.steps[0]
     assert one.model_copy().steps[0] is one.steps[0]
-
-
-def test_what_is_made_unchecked_is_as_if_it_had_been_checked():
-    class Pair(BaseModel):
-        name: str
-        values: list[int]
-
-    made = unchecked(Pair)(name="a", values=[1, 2])
-    assert made == Pair(name="a", values=[1, 2])
-    assert (made.model_dump_json(), made.model_fields_set) == ('{"name":"a","values":[1,2]}', {"name", "values"})
-    assert (made.model_copy(update={"name": "b"}).name, unchecked(Pair)(name="c", values=[]).values) == ("b", [])
 
 
 def test_a_state_that_is_no_object_is_refused():
