@@ -222,3 +222,21 @@ async def clients_towards(stand_ins: Any, folder: Path) -> AsyncIterator[Clients
         yield clients
     finally:
         await clients.close()
+
+
+class RefusedLate:
+    """A part of the Kubernetes client whose writes are refused, which is told so many seconds later."""
+
+    def __init__(self, inner, late_s, error) -> None:
+        self._inner = inner
+        self._late_s = late_s
+        self._error = error
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    async def _refuse(self, *_, **__):
+        await asyncio.sleep(self._late_s)
+        raise self._error
+
+    evict = mark = delete = restart = _refuse

@@ -169,7 +169,8 @@ class Draining:
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
         """Hear what was asked last, uncordon what was cordoned here, look once more, and tell all of it."""
-        self._trouble = await self._writes.wind_up(self._cordoning.take_back, self._look) or self._trouble
+        trouble, refused = await self._writes.wind_up(self._cordoning.take_back, self._look)
+        self._trouble = trouble or self._trouble
         evicted = f"{len(self._pods) - len(self._standing())} of {count(len(self._pods))} are gone"
         unanswered = sum(one.unanswered for one in self._pods.values())
         parts = [
@@ -182,7 +183,9 @@ class Draining:
         ]
         message = "; ".join(part for part in parts if part)
         unknown = self._cordoning.unanswered or unanswered > 0
-        failure = ActionFailure(message=message[:MAX_MESSAGE], temporary=temporary and not unknown)
+        failure = ActionFailure(
+            message=message[:MAX_MESSAGE], temporary=temporary and not (unknown or refused or self._refused)
+        )
         return self._outcome("unknown" if unknown else "failed", failure)
 
     def _held_back(self) -> str:

@@ -107,7 +107,8 @@ class Replacing:
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
         """Hear what was asked last, look once more, and tell what was replaced and what was not."""
-        self._trouble = await self._writes.wind_up(self._look) or self._trouble
+        trouble, refused = await self._writes.wind_up(self._look)
+        self._trouble = trouble or self._trouble
         waiting = sorted(pod.metadata.name for pod in self._waiting.values())
         gone = sorted(name for uid, name in self._planned.items() if uid not in self._waiting)
         without = max(0, min(self._wanted - self._ready, len(gone)))
@@ -121,5 +122,5 @@ class Replacing:
         return Outcome(
             outcome="unknown" if self._asked else "failed",
             output=output,
-            error=ActionFailure(message="; ".join(part for part in parts if part), temporary=temporary),
+            error=ActionFailure(message="; ".join(part for part in parts if part), temporary=temporary and not refused),
         )

@@ -95,7 +95,8 @@ class Rolling:
 
     async def _give_up(self, said: str, *, temporary: bool) -> Outcome:
         """Hear what was asked, look once more, and tell how far it is; the deployment itself goes on with it."""
-        self._trouble = await self._writes.wind_up(self._look) or self._trouble
+        trouble, refused = await self._writes.wind_up(self._look)
+        self._trouble = trouble or self._trouble
         counts = self._counts()
         parts = [
             said,
@@ -107,7 +108,7 @@ class Rolling:
         return Outcome(
             outcome="unknown" if self._asked else "failed",
             output=counts,
-            error=ActionFailure(message=message, temporary=temporary),
+            error=ActionFailure(message=message, temporary=temporary and not refused),
         )
 
 

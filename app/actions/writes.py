@@ -3,19 +3,26 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
-from app.core.errors import ActionError
+from app.core.errors import ActionError, PermanentError
 
 WIND_UP_S = 10.0  # to look once more when the time is up; the runner leaves 15 s
 ANSWER_S = 4.0  # of these, for what is under way
 T = TypeVar("T")
 
 
-class Writes:
-    """One that is under way when the step's time is up is not given up: its answer tells what it did.
+class WoundUp(NamedTuple):
+    """How winding up went. trouble: what went wrong last, None where nothing did; refused: something was for good."""
 
-    Within ``async with``; what is still under way at its end, or when the worker ends the step, is given up.
+    trouble: str | None = None
+    refused: bool = False
+
+
+class Writes:
+    """A request that is under way when the step's time is up is not given up: its answer tells what it did.
+
+    Within ``async with``: what is under way at its end, as when the worker ends the step, is given up.
     """
 
     def __init__(self) -> None:
@@ -28,36 +35,42 @@ class Writes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        left = [*self._under_way]
-        for one in left:
-            one.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await self._give_up()
 
     async def answered(self, request: Coroutine[object, object, T]) -> T:
-        """What it gives; where the time is up before that, the request goes on and ``settled`` waits for it."""
+        """What it gives; where the time is up before that, the request goes on and ``wind_up`` hears of it."""
         task = asyncio.create_task(request)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def wind_up(self, *acts: Callable[[], Awaitable[object]]) -> str | None:
-        """Hear what is under way, then do each, within WIND_UP_S in all; what went wrong last, if anything did."""
-        trouble = None
+    async def wind_up(self, *acts: Callable[[], Awaitable[object]]) -> WoundUp:
+        """Hear what is under way, for ANSWER_S at most, then do each; within WIND_UP_S in all."""
+        ended = WoundUp()
         try:
             async with asyncio.timeout(WIND_UP_S):
                 for act in (self._settled, *acts):
                     try:
                         await act()
                     except ActionError as error:
-                        trouble = str(error)
+                        ended = WoundUp(str(error), ended.refused or isinstance(error, PermanentError))
         except TimeoutError:
-            trouble = "the Kubernetes API does not answer"
-        return trouble
+            ended = ended._replace(trouble="the Kubernetes API does not answer")
+        return ended
 
     async def _settled(self) -> None:
-        """Until none is under way, for ANSWER_S at most; raises the first error of one that ends now."""
-        if self._under_way:
-            done, _ = await asyncio.wait(self._under_way, timeout=ANSWER_S)
-            for error in [one.exception() for one in done]:
-                if error is not None:
-                    raise error
+        """Until none is under way: the acts after it change what a late answer would change, too.
+
+        Raises the first error of a request that ends now.
+        """
+        if not self._under_way:
+            return
+        done, _ = await asyncio.wait(self._under_way, timeout=ANSWER_S)
+        await self._give_up()
+        await asyncio.gather(*(one for one in done if not one.cancelled()))
+
+    async def _give_up(self) -> None:
+        left = [*self._under_way]
+        for one in left:
+            one.cancel()
+        await asyncio.gather(*left, return_exceptions=True)

@@ -19,7 +19,7 @@ START = (-1, "")
 
 
 class HistoryComparison:
-    """Compares one partition; places is where its merge stands: (run, execution id) of the last row taken."""
+    """Compares one partition; place is where its merge stands: (run, execution id) of the last row taken."""
 
     def __init__(self, rows: HistoryRows, partition: int, end: int, report: Report) -> None:
         """Compare runs whose last event stands before offset end."""
@@ -50,9 +50,8 @@ class HistoryComparison:
         for start in range(0, len(runs), PAGE):
             doubtful = [one for one, _ in await self._different(runs[start : start + PAGE])]
             if doubtful:
-                projected = await self._rows.next_offset(
-                    self._partition
-                )  # asked before the rows: those that were there then are there now
+                # asked before the rows: those that were there then are there now
+                projected = await self._rows.next_offset(self._partition)
                 for one, row in await self._different(doubtful):
                     self._compare(one, row, projected)
 

@@ -95,8 +95,10 @@ class Rebuilding:
             await self._rebuild(rebuilt)
             self._drilled.result.seconds = time.monotonic() - began
             if self._sources.engine is not None:
+                rows = HistoryRows(self._sources.engine, self._sources.topic)
                 for partition, end in self._ends.items():
-                    await self._compare_history(rebuilt, self._sources.engine, partition, end)
+                    comparison = HistoryComparison(rows, partition, end, self._drilled.result.report)
+                    await self._compare_history(rebuilt, self._sources.engine, comparison, partition, end)
             await self._write_and_compare_table(rebuilt)
         finally:
             await rebuilt.dispose()
@@ -115,9 +117,9 @@ class Rebuilding:
                 await projection.project([(places[number], read)])
                 self._drilled.result.records += len(read)
 
-    async def _compare_history(self, rebuilt: AsyncEngine, live: AsyncEngine, partition: int, end: int) -> None:
-        result = self._drilled.result
-        comparison = HistoryComparison(HistoryRows(live, self._sources.topic), partition, end, result.report)
+    async def _compare_history(
+        self, rebuilt: AsyncEngine, live: AsyncEngine, comparison: HistoryComparison, partition: int, end: int
+    ) -> None:
         comparison.place = start = (self._starts[partition], "")
         ours, theirs = _Sum(), _Sum()
         async for page in _pages(rebuilt, partition, start):

@@ -45,10 +45,11 @@ class HistoryRows:
         return [*map(tuple, await self._runs.ask(self._engine, values))]
 
     async def of_runs(self, partition: int, runs: Sequence[int]) -> dict[tuple[int, str], tuple[Any, ...]]:
-        """The rows of at most PAGE runs, by run and execution id.
+        """The rows of 1 to PAGE runs, by run and execution id.
 
         Values are in the order of ROW_COLUMNS, what is true or false as 1 or 0.
         """
+        assert 0 < len(runs) <= PAGE
         wanted = dict.fromkeys(WANTED, runs[-1]) | dict(zip(WANTED, runs, strict=False))
         rows = map(tuple, await self._rows.ask(self._engine, {"partition": partition, **wanted}))
         return {(row[RUN], row[EXECUTION_ID]): row for row in rows}

@@ -2,6 +2,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from fakes import RefusedLate
 from waiting import until
 
 from app.actions.kubernetes_restart import RestartAction
@@ -231,34 +232,16 @@ async def test_an_api_that_does_not_answer_for_a_while_is_waited_for(web, fleet,
     assert before.keys().isdisjoint(await fleet.pods("web"))
 
 
-class RefusedLate:
-    """Each write is refused, and that is told when the step's time is over."""
-
-    def __init__(self, inner, late_s) -> None:
-        self._inner = inner
-        self._late_s = late_s
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
-
-    async def delete(self, pod, **options):
-        await asyncio.sleep(self._late_s)
-        raise TemporaryError("not yet")
-
-    async def restart(self, found, mark):
-        await asyncio.sleep(self._late_s)
-        raise TemporaryError("not yet")
-
-
 @pytest.mark.parametrize(("strategy", "part"), [("delete", "pods"), ("rollout", "rollouts")])
-async def test_what_is_asked_as_the_time_ends_is_heard(web, fleet, step, in_cluster, strategy, part):
+@pytest.mark.parametrize("error", [TemporaryError("not yet"), PermanentError("not yet")])
+async def test_what_is_asked_as_the_time_ends_is_heard(web, fleet, step, in_cluster, strategy, part, error):
     before = await web(2)
     scene, brief = in_cluster(), step(strategy=strategy, timeout_seconds=2)
     begun = await ACTION.prepare(brief, scene)
     kubernetes = scene.clients.kubernetes
-    setattr(kubernetes, part, RefusedLate(getattr(kubernetes, part), brief.timeout_seconds))
+    setattr(kubernetes, part, RefusedLate(getattr(kubernetes, part), brief.timeout_seconds, error))
     outcome = await ACTION.apply(brief, begun, scene)
-    assert (outcome.outcome, outcome.error.temporary) == ("failed", True)
+    assert (outcome.outcome, outcome.error.temporary) == ("failed", isinstance(error, TemporaryError))
     assert before == await fleet.pods("web")
 
 
