@@ -10,6 +10,7 @@ from typing import Any
 import faust
 from faust.types import AgentT, EventT, StreamT
 
+from app.clients.kafka import METADATA_AGE_MS
 from app.core.commands import STEP_KINDS
 from app.core.errors import RunbooksError, TemporaryError
 from app.core.model import JsonObject
@@ -71,6 +72,7 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
         broker_commit_interval=COMMIT_INTERVAL_S,
         broker_max_poll_interval=600.0,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_AGE_MS,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         processing_guarantee="at_least_once",

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.fetcher import OffsetResetStrategy
 from aiokafka.structs import TopicPartition
 from faust.types import TP, Message
@@ -398,3 +399,25 @@ async def test_a_worker_is_certain_of_its_partitions_until_they_are_shared_out_a
     assert await membership.is_certain(membership.turn)
     await bench.stop()
     await first.stop()
+
+
+async def test_a_topic_that_a_broker_did_not_know_yet_is_read_as_soon_as_it_does(bench, monkeypatch, caplog):
+    """As one does not that has just started; the group is told at its next look and not in five minutes."""
+    known, hidden = ClusterMetadata.partitions_for_topic, {bench.topic}
+    monkeypatch.setattr(
+        ClusterMetadata,
+        "partitions_for_topic",
+        lambda cluster, topic: None if topic in hidden else known(cluster, topic),
+    )
+
+    async def shared_out_without_it():
+        return f"No partition metadata for topic {bench.topic}" in caplog.text
+
+    await bench.start()
+    try:
+        await until(shared_out_without_it)
+        hidden.clear()
+        await bench.publish(1)
+        await bench.handed_out(0)
+    finally:
+        await bench.stop()
