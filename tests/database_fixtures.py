@@ -1,5 +1,8 @@
 """Databases: SQLite always, a real PostgreSQL where there is one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from parts import missing_part
 from postgresql import PostgreSQL, programs
@@ -7,32 +10,30 @@ from postgresql import PostgreSQL, programs
 from app.history.database import open_database
 
 
-def make_postgresql() -> PostgreSQL:
+@contextmanager
+def running_postgresql() -> Iterator[PostgreSQL]:
     found = programs()
     if found is None:
         missing_part("PostgreSQL")
-    return PostgreSQL(found)
-
-
-@pytest.fixture(scope="session")
-def postgresql():
-    server = make_postgresql()
+    server = PostgreSQL(found)
     try:
         server.start()
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    with running_postgresql() as server:
+        yield server
 
 
 @pytest.fixture
 def postgresql_of_its_own():
     """One that the test may stop and start."""
-    server = make_postgresql()
-    try:
-        server.start()
+    with running_postgresql() as server:
         yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.folding import ROW_COLUMNS
 from app.history.database import Statement
-from app.history.schema import EXECUTIONS, OFFSETS
+from app.history.schema import EXECUTIONS
+from app.history.store import Store
 
 PAGE = 500
 WANTED = tuple(f"run_{number}" for number in range(PAGE))
@@ -18,13 +19,13 @@ RUN, EXECUTION_ID = map(ROW_COLUMNS.index, ("run", "execution_id"))
 class HistoryRows:
     """The rows of one history, asked past SQLAlchemy, which would look at each value of them.
 
-    All raise TemporaryError when the database does not answer.
+    All raise TemporaryError or DATABASE_ERRORS when the database does not answer.
     """
 
     def __init__(self, engine: AsyncEngine, topic: str) -> None:
         """Ask this database; topic names the log in the offsets."""
         self._engine = engine
-        self._topic = topic
+        self._store = Store(engine, topic)
         columns, ours = EXECUTIONS.c, EXECUTIONS.c.partition == sa.bindparam("partition")
         place = sa.tuple_(columns.run, columns.execution_id)
         after = place > sa.tuple_(
@@ -33,11 +34,7 @@ class HistoryRows:
         runs = sa.select(columns.run, columns.execution_id).where(ours, after).order_by(*place).limit(PAGE)
         rows = sa.select(*(_as_number(columns[name]) for name in ROW_COLUMNS))
         rows = rows.where(ours, columns.run.in_([sa.bindparam(name) for name in WANTED]))
-        offset = sa.select(OFFSETS.c.next_offset)
-        offset = offset.where(
-            OFFSETS.c.topic == sa.bindparam("topic"), OFFSETS.c.partition == sa.bindparam("partition")
-        )
-        self._runs, self._rows, self._offset = (Statement.of(query, engine) for query in (runs, rows, offset))
+        self._runs, self._rows = Statement.of(runs, engine), Statement.of(rows, engine)
 
     async def runs_after(self, partition: int, run: int, execution_id: str) -> list[tuple[int, str]]:
         """The next runs of a partition and their execution ids, in their order; none after the last."""
@@ -56,8 +53,7 @@ class HistoryRows:
 
     async def next_offset(self, partition: int) -> int:
         """The first offset of a partition that is not projected yet."""
-        rows = await self._offset.ask(self._engine, {"topic": self._topic, "partition": partition})
-        return int(rows[0][0]) if rows else 0
+        return await self._store.next_offset(partition)
 
 
 def _as_number(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

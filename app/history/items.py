@@ -248,6 +248,13 @@ def _step(execution: Execution, index: int, state: StepState) -> Values:
         "summary": state.plan.summary if state.plan else None,
         "output": state.output,
         "truncated": state.truncated,
+        **_tried(state),
+    }
+
+
+def _tried(state: StepState) -> Values:
+    """What forward and back have alike."""
+    return {
         "error": state.error,
         "attempts": _attempts(state),
         "started_at": state.started_at,
@@ -351,11 +358,5 @@ def _back(step: RollbackStep) -> Values:
         "summary": step.plan.summary if step.plan else None,
         "reason": step.reason,
         "output": step.output,
-        "error": step.error,
-        "attempts": _attempts(step),
-        "started_at": step.started_at,
-        "finished_at": step.finished_at,
-        "approval": _approval(step.approval) if step.approval else None,
-        "superseded_approvals": [_approval(one) for one in step.superseded],
-        "plan": _plan(step.plan) if step.plan else None,
+        **_tried(step),
     }
