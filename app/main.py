@@ -341,6 +341,7 @@ class Worker:
         executions.on_owned = owned
         executions.on_failure = agents.fail
         parts.advancer.on_requested = parts.matcher.pace.folded
+        parts.matcher.pace.waiting = parts.advancer.index.waiting
         membership_of(faust_app).on_shared_out.append(parts.matcher.forget)
         await start_streams(stack, agents, executors, ledger_table, settings.worker.shutdown_grace_s)
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):

@@ -3,7 +3,8 @@
 First the steady drain (a window of executions kept in flight), then the burst: it should take little longer than as
 many executions take steadily. The quiet tenant's log is the same partition; its anomaly -> first step started is taken
 during the steady drain, which keeps the worker as busy, then alone, and during the burst. Every anomaly must be
-accounted for, in the log and in the history.
+accounted for, in the log and in the history. With so many executions at once the worker is busy whether there is a
+burst or not; so the quiet tenant is looked at once more beside a burst of a tenant that has the product's own limit.
 Run: .venv/bin/python benchmarks/storm.py [--rounds N] [--short]
 """
 
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ from figures import Figure, PartArguments, part_arguments, report
 from watching import Publisher, Watch, background, drain, runbook_of
 
 from app.broker.kafka import EmbeddedKafka
+from app.core.events import Limits
 
 PARTITIONS = 8
 QUIET_PER_S = 5.0
@@ -35,15 +37,20 @@ WHEN = {"steady": "beside a steady drain", "before": "alone", "during": "beside 
 
 @dataclass(frozen=True)
 class Size:
-    """Anomalies of the burst and of the steady drain, executions at once, and how long the quiet tenant is alone."""
+    """Anomalies of the burst and of the steady drain, executions at once, and how long the quiet tenant is alone.
+
+    beside_s: how long it is beside the burst of a tenant that has the product's own limit.
+    """
 
     burst: int = 20_000
     steady: int = 2000
     slots: int = 100
     before_s: float = 20.0
+    beside_s: float = 60.0
 
 
-SHORT = Size(burst=200, steady=100, slots=50, before_s=1.0)
+SHORT = Size(burst=200, steady=100, slots=50, before_s=1.0, beside_s=1.0)
+LIMIT = Limits().max_concurrent_runbooks
 
 
 @dataclass
@@ -111,6 +118,23 @@ class Storm:
         said(f"steady drain with {size.slots} in flight", f"{rate:.0f}/s")
         return rate
 
+    async def beside(self, turn: int, tenant: str, steady: str, quiet: str) -> None:
+        """The quiet tenant beside a steady drain, alone and in the first minute of a burst, which is then left."""
+        await self.steady(turn, steady, quiet)
+        size = self._size
+        async with trickle(self._publisher, quiet, f"before-{turn}"):
+            await asyncio.sleep(size.before_s)
+        async with trickle(self._publisher, quiet, f"during-{turn}"):
+            await self._publish(tenant)
+            await asyncio.sleep(size.beside_s)
+        await self._keep_latencies(turn, quiet)
+
+    async def _publish(self, tenant: str) -> None:
+        begun = time.time()
+        for number in range(self._size.burst):
+            await self._publisher.publish(tenant, f"{tenant}-{number}")
+        said("burst published in", f"{time.time() - begun:.2f} s")
+
     async def burst(self, turn: int, tenant: str, steady: str, quiet: str) -> None:
         """The steady drain, the quiet tenant alone, and the burst."""
         rate, size, process, memory = await self.steady(turn, steady, quiet), self._size, workers()[0], []
@@ -118,9 +142,7 @@ class Storm:
             await asyncio.sleep(size.before_s)
         used, begun = cpu_s(), time.time()
         async with trickle(self._publisher, quiet, f"during-{turn}"), peak_of(process, memory):
-            for number in range(size.burst):
-                await self._publisher.publish(tenant, f"{tenant}-{number}")
-            said("burst published in", f"{time.time() - begun:.2f} s")
+            await self._publish(tenant)
             await self._watch.until(lambda: self._watch.ended([tenant]) >= size.burst)
         ends = sorted(at - begun for at in self._watch.of(tenant).ended.values())
         said("first end after", f"{ends[0]:.2f} s")
@@ -160,7 +182,17 @@ class Storm:
         return min(len(seen.requested), len(seen.started), sum(rows.values()))
 
 
-def figures_of(found: Found, size: Size) -> list[Figure]:
+def quiet_of(found: Found, name: str, note: str) -> Figure:
+    values = found.values
+    return Figure(
+        f"{name}: a quiet tenant's anomaly → first step started, p50", "ms",
+        {"ours": values["during p50"]} | {WHEN[when]: values[f"{when} p50"] for when in ("steady", "before")},
+        note=f"{note}; p99, ms: "
+        + ", ".join(f"{how} {statistics.median(values[f'{when} p99']):.0f}" for when, how in WHEN.items()),
+    )  # fmt: skip
+
+
+def figures_of(found: Found, beside: Found, size: Size) -> list[Figure]:
     values, name = found.values, f"a burst of {size.burst:,} anomalies of one tenant"
     return [
         Figure(
@@ -169,12 +201,8 @@ def figures_of(found: Found, size: Size) -> list[Figure]:
             goal="≤ 1.3 times", at_most=1.3, note=f"three http steps, {size.slots} executions at once",
         ),
         Figure(f"{name}: until the first execution has ended", "s", {"ours": values["first end"]}),
-        Figure(
-            f"{name}: a quiet tenant's anomaly → first step started, p50", "ms",
-            {"ours": values["during p50"]} | {WHEN[when]: values[f"{when} p50"] for when in ("steady", "before")},
-            note="its log is the same partition; p99, ms: "
-            + ", ".join(f"{how} {statistics.median(values[f'{when} p99']):.0f}" for when, how in WHEN.items()),
-        ),
+        quiet_of(found, name, f"its log is the same partition; {size.slots} executions of the other one at once"),
+        quiet_of(beside, f"{name} with {LIMIT} at once", f"the first {size.beside_s:g} s"),
         Figure(
             f"{name}: peak resident memory of the worker", "MB", {"ours": values["peak"], "before": values["before"]},
         ),
@@ -186,27 +214,36 @@ def figures_of(found: Found, size: Size) -> list[Figure]:
     ]  # fmt: skip
 
 
-async def main(arguments: PartArguments) -> None:
-    size = SHORT if arguments.short else Size()
+@contextlib.asynccontextmanager
+async def storms(rounds: int, size: Size) -> AsyncIterator[tuple[Storm, list[tuple[str, str, str]]]]:
+    """A worker with so many slots a tenant, and a round's tenants: of the burst, of the steady drain, the quiet one."""
+    settings = {"RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": str(size.slots)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = {"RUNBOOKS_LIMITS__MAX_CONCURRENT_RUNBOOKS": str(size.slots)}
         async with (
             EmbeddedKafka(data_dir=folder / "kafka") as kafka,
             target() as url,
             AIOKafkaProducer(bootstrap_servers=kafka.bootstrap_servers, acks="all") as producer,
             worker(kafka.bootstrap_servers, folder, **settings) as session,
         ):
-            storms = [f"storm-{turn}" for turn in range(arguments.rounds)]
-            neighbours = [(one, same_partition(one, "steady"), same_partition(one, "quiet")) for one in storms]
-            for tenant in set(itertools.chain(*neighbours)):
+            bursts = [f"storm-{turn}" for turn in range(rounds)]
+            tenants = [(one, same_partition(one, "steady"), same_partition(one, "quiet")) for one in bursts]
+            for tenant in set(itertools.chain(*tenants)):
                 await put_runbook(session, runbook_of({"type": "http", "method": "POST", "url": url}), tenant)
             watch = Watch(kafka.bootstrap_servers)
-            storm = Storm(Publisher(producer), watch, folder / "worker" / "history.db", size)
             async with background(watch.run()):
-                for turn, tenants in enumerate(neighbours):
-                    await storm.burst(turn, *tenants)
-        report(arguments, figures_of(storm.found, size))
+                yield Storm(Publisher(producer), watch, folder / "worker" / "history.db", size), tenants
+
+
+async def main(arguments: PartArguments) -> None:
+    size = SHORT if arguments.short else Size()
+    async with storms(arguments.rounds, size) as (storm, tenants):
+        for turn, names in enumerate(tenants):
+            await storm.burst(turn, *names)
+    calm = replace(size, slots=LIMIT, steady=min(size.steady, 500))
+    async with storms(1, calm) as (beside, tenants):
+        await beside.beside(0, *tenants[0])
+    report(arguments, figures_of(storm.found, beside.found, size))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVE
 from app.streams.transport import QuickTransport
 
 UNSETTLED_LIMIT = 4000
+SHARE_RECORDS = 100
+"""Of what was fetched, so many are handed out before it is looked whether other partitions have something, too."""
 COMMIT_INTERVAL_S = 1.0
 Records = AsyncIterator[EventT[bytes]]
 Handler = Callable[[Records, Receipts], Awaitable[None]]
@@ -71,6 +73,7 @@ def build_app(connection: KafkaConnection, settings: StreamSettings) -> faust.Ap
         broker_heartbeat_interval=min(3.0, settings.session_timeout_s / 3),
         broker_commit_interval=COMMIT_INTERVAL_S,
         broker_max_poll_interval=600.0,
+        broker_max_poll_records=SHARE_RECORDS,
         consumer_auto_offset_reset="earliest",
         consumer_metadata_max_age_ms=METADATA_AGE_MS,
         stream_wait_empty=False,

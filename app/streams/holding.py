@@ -43,6 +43,11 @@ class Held:
         """Whether any of a tenant wait."""
         return tenant in self._lines
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for one more."""
+        return self._room.locked()
+
     def tenants(self) -> list[str]:
         """Whose wait."""
         return list(self._lines)

@@ -106,6 +106,11 @@ class ExecutionIndex:
         """The executions that have not ended."""
         return iter(self._live.values())
 
+    def waiting(self, tenant: str) -> int:
+        """How many of a tenant wait."""
+        line = self._lines.get(tenant)
+        return 0 if line is None else len(line.waiting)
+
     def queued(self) -> dict[str, int]:
         """How many wait, by tenant."""
         return {tenant: len(line.waiting) for tenant, line in self._lines.items()}

@@ -95,7 +95,7 @@ class AnomalyMatcher:
             await self._held.add(tenant, event)
             return
         looked = self._look_at(event)
-        if looked.anomaly is not None and looked.due and not self.pace.has_room(looked.anomaly.tenant_id):
+        if looked.anomaly is not None and looked.due and not self._has_room(looked.anomaly.tenant_id):
             await self._held.add(looked.anomaly.tenant_id, event, looked.anomaly)
         else:
             await receipts.settle(event, await self._act_on(looked))
@@ -115,7 +115,11 @@ class AnomalyMatcher:
     def _may_go_on(self, tenant: str) -> bool:
         """Whether the first one that waits may match nothing, or be requested."""
         line = self._held.line_of(tenant)
-        return line is None or line.read is None or self.pace.has_room(tenant)
+        return line is None or line.read is None or self._has_room(tenant)
+
+    def _has_room(self, tenant: str) -> bool:
+        """Whether a tenant may request something: while nothing more can be held, all others wait for its turn."""
+        return self.pace.has_room(tenant, hurried=self._held.full)
 
     async def _release_first(self, tenant: str, receipts: Receipts) -> None:
         """Handle the first one that waits of a tenant; one that matches stays until there is room for its requests."""
@@ -124,7 +128,7 @@ class AnomalyMatcher:
             return
         event = line.events[0]
         looked = self._look_at(event, line.read)
-        if looked.due and not self.pace.has_room(tenant):
+        if looked.due and not self._has_room(tenant):
             line.read = looked.anomaly
             return
         deliveries = await self._act_on(looked)

@@ -4,6 +4,10 @@ Requests are written faster than executions are carried out. Written at once, th
 partition before the next event of every tenant in it: nothing of the burst itself would end before all of it is
 folded. So a tenant has a few requests ahead, and the anomalies of the rest wait unacknowledged. What is folded by
 another worker is not seen here; it counts as folded after a short time.
+
+Once enough of a tenant's executions wait for their turn, more of them are of no use yet, and each costs the worker what
+carrying out a step costs. Then as many are ahead as are folded in good time: one more after each that was, half of
+them after one that was not (additive increase, multiplicative decrease, as TCP shares a line).
 """
 
 import asyncio
@@ -12,20 +16,32 @@ import time
 from collections.abc import Callable
 
 AHEAD = 64
+SUPPLY = 32
+"""As many that wait for their turn are enough for all slots to be taken for some time."""
+IN_GOOD_TIME_S = 0.01
 FOLDED_AFTER_S = 0.5
 
 
 class Pace:
     """The requests that were written and not folded yet, by tenant."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """None yet."""
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, waiting: Callable[[str], int] = lambda _: 0
+    ) -> None:
+        """None yet; waiting: how many executions of a tenant wait for their turn, as far as this worker knows."""
+        self.waiting = waiting
         self._monotonic = monotonic
         self._ahead: dict[str, dict[str, float]] = {}
         self._moved = asyncio.Event()
+        self._window = float(AHEAD)
+        self._least = IN_GOOD_TIME_S
+        self._narrowed_at = float("-inf")
 
-    def has_room(self, tenant: str) -> bool:
-        """Whether one more request of a tenant may be written now."""
+    def has_room(self, tenant: str, *, hurried: bool = False) -> bool:
+        """Whether one more request of a tenant may be written now.
+
+        hurried: others wait for this, so it does not matter that the tenant has enough.
+        """
         ahead = self._ahead.get(tenant)
         if ahead is None:
             return True
@@ -34,7 +50,8 @@ class Pace:
             del ahead[oldest]
         if not ahead:
             del self._ahead[tenant]
-        return len(ahead) < AHEAD
+        of_use = hurried or self.waiting(tenant) < SUPPLY
+        return len(ahead) < (AHEAD if of_use else self._window)
 
     def written(self, tenant: str, execution_id: str) -> None:
         """A request was written."""
@@ -42,8 +59,22 @@ class Pace:
 
     def folded(self, tenant: str, execution_id: str) -> None:
         """A request was folded here."""
-        if (ahead := self._ahead.get(tenant)) is not None and ahead.pop(execution_id, None) is not None:
+        ahead = self._ahead.get(tenant)
+        written_at = None if ahead is None else ahead.pop(execution_id, None)
+        if written_at is not None:
+            self._adapt(written_at)
             self._moved.set()
+
+    def _adapt(self, written_at: float) -> None:
+        """Let fewer be ahead when one took too long that was written since there were last fewer, else more."""
+        now = self._monotonic()
+        took = now - written_at
+        self._least = min(took, self._least + (took - self._least) / 256)
+        if took <= max(IN_GOOD_TIME_S, 1.5 * self._least):
+            self._window = min(AHEAD, self._window + 1 / self._window)
+        elif written_at > self._narrowed_at:
+            self._window = max(1.0, self._window / 2)
+            self._narrowed_at = now
 
     async def moves(self) -> None:
         """Wait until something was folded, or counts as folded."""

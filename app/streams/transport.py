@@ -80,6 +80,20 @@ class _Reader(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             await consumer.seek_to_beginning(*fresh)
         return committed
 
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> Any:
+        """Take some records; a partition that has more comes last the next time, where aiokafka takes it first."""
+        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        untaken = consumer._fetcher._records  # noqa: SLF001 - aiokafka has no other order
+        for place in untaken.keys() & records.keys():
+            untaken[place] = untaken.pop(place)
+        return records
+
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Say nothing: Faust looks here for partitions that stand still, and fails on one that is being sought."""
 

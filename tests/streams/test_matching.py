@@ -16,7 +16,7 @@ from app.core.runbook import read_runbook
 from app.streams.figures import Figures
 from app.streams.holding import MAX_HELD
 from app.streams.matching import AnomalyMatcher
-from app.streams.pacing import AHEAD, FOLDED_AFTER_S, Pace
+from app.streams.pacing import AHEAD, FOLDED_AFTER_S, SUPPLY, Pace
 from app.streams.receipts import Receipts
 
 TENANTS = ("busy", "quiet")
@@ -82,7 +82,8 @@ class Bench:
         self.held = lambda: registry.get_sample_value("runbooks_anomalies_held")
         self.counted = lambda result: registry.get_sample_value("runbooks_anomalies_total", {"result": result})
         self.matcher = AnomalyMatcher(catalog, self.log, Limits(), lambda: T0, Figures(registry))
-        self.matcher.pace = Pace(lambda: self.now)
+        self.in_line = 0
+        self.matcher.pace = Pace(lambda: self.now, lambda _: self.in_line)
         self.failures = []
         self.running = asyncio.create_task(self.matcher.run(self.stream.drawn(), Receipts(10, self.failures.append)))
 
@@ -196,3 +197,25 @@ async def test_no_more_are_held_than_there_is_room_for(bench):
     bench.matcher.forget()
     assert bench.held() == 0
     assert not burst[-1].acked
+
+
+async def test_a_tenant_that_has_enough_waiting_is_no_further_ahead_than_the_fold_is_quick(bench):
+    for number in range(4 * AHEAD):
+        bench.stream.put("busy", f"a{number}")
+    await bench.requested("busy", AHEAD)
+    bench.in_line, bench.now = SUPPLY, 0.1
+    bench.fold(AHEAD)
+    await bench.requested("busy", AHEAD + AHEAD // 2)
+    bench.in_line = SUPPLY - 1
+    bench.fold(AHEAD + 1)
+    await bench.requested("busy", 2 * AHEAD + 1)
+
+
+async def test_it_goes_on_when_no_more_can_be_held(bench):
+    for number in range(AHEAD + MAX_HELD):
+        bench.stream.put("busy", f"a{number}")
+    await bench.waiting(MAX_HELD)
+    bench.in_line, bench.now = SUPPLY, 0.1
+    bench.fold(AHEAD // 2 - 1)  # which leaves more ahead than are folded in good time
+    await bench.requested("busy", AHEAD + 1)
+    assert bench.held() == MAX_HELD - 1

@@ -126,6 +126,18 @@ async def bench(broker, connection, tmp_path):
     close_what_aiokafka_forgot(one.app)
 
 
+async def test_partitions_that_have_much_are_handed_out_in_turns(bench):
+    bench.build()
+    for partition in (0, 1):
+        await asyncio.gather(*[await bench.producer.send(bench.topic, b"x", partition=partition) for _ in range(2000)])
+    await bench.agents.start()
+    for partition in (0, 1):
+        await bench.handed_out(1999, partition=partition)
+    order = [partition for partition, _ in bench.events]
+    assert max(order.index(partition) for partition in (0, 1)) < 1000
+    await bench.stop()
+
+
 class TestLateRecords:
     """What was fetched of a partition before it was lost, and is handed out after."""
 
