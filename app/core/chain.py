@@ -37,8 +37,8 @@ class Anchor(NamedTuple):
 
 def record_digest(partition: int, offset: int, key: bytes | None, value: bytes | None) -> bytes:
     """SHA-256 of one record; lengths stand before what they measure, so no two records read the same."""
-    measures = f"{partition}/{offset}/{-1 if key is None else len(key)}/{-1 if value is None else len(value)}/"
-    return hashlib.sha256(b"".join((measures.encode(), key or b"", value or b""))).digest()
+    lengths = -1 if key is None else len(key), -1 if value is None else len(value)
+    return hashlib.sha256(b"%d/%d/%d/%d/%b%b" % (partition, offset, *lengths, key or b"", value or b"")).digest()
 
 
 def linked(head: bytes, digest: bytes) -> bytes:

@@ -32,7 +32,7 @@ from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVE
 from app.streams.transport import QuickTransport
 
 UNSETTLED_LIMIT = 4000
-SHARE_RECORDS = 100
+SHARE_RECORDS = 500
 """Of what was fetched, so many are handed out before it is looked whether other partitions have something, too."""
 COMMIT_INTERVAL_S = 1.0
 Records = AsyncIterator[EventT[bytes]]
