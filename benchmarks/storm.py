@@ -110,36 +110,17 @@ class Storm:
         self._size = size
         self.found = Found()
 
-    async def steady(self, turn: int, steady: str, quiet: str) -> float:
-        """Executions a second without a burst."""
-        size = self._size
-        async with trickle(self._publisher, quiet, f"steady-{turn}"):
-            rate = await drain(self._publisher, self._watch, (steady,), f"drain-{turn}", size.steady, size.slots)
-        said(f"steady drain with {size.slots} in flight", f"{rate:.0f}/s")
-        return rate
-
     async def beside(self, turn: int, tenant: str, steady: str, quiet: str) -> None:
         """The quiet tenant beside a steady drain, alone and in the first minute of a burst, which is then left."""
-        await self.steady(turn, steady, quiet)
-        size = self._size
-        async with trickle(self._publisher, quiet, f"before-{turn}"):
-            await asyncio.sleep(size.before_s)
+        await self._without(turn, steady, quiet)
         async with trickle(self._publisher, quiet, f"during-{turn}"):
             await self._publish(tenant)
-            await asyncio.sleep(size.beside_s)
+            await asyncio.sleep(self._size.beside_s)
         await self._keep_latencies(turn, quiet)
-
-    async def _publish(self, tenant: str) -> None:
-        begun = time.time()
-        for number in range(self._size.burst):
-            await self._publisher.publish(tenant, f"{tenant}-{number}")
-        said("burst published in", f"{time.time() - begun:.2f} s")
 
     async def burst(self, turn: int, tenant: str, steady: str, quiet: str) -> None:
         """The steady drain, the quiet tenant alone, and the burst."""
-        rate, size, process, memory = await self.steady(turn, steady, quiet), self._size, workers()[0], []
-        async with trickle(self._publisher, quiet, f"before-{turn}"):
-            await asyncio.sleep(size.before_s)
+        rate, size, process, memory = await self._without(turn, steady, quiet), self._size, workers()[0], []
         used, begun = cpu_s(), time.time()
         async with trickle(self._publisher, quiet, f"during-{turn}"), peak_of(process, memory):
             await self._publish(tenant)
@@ -156,6 +137,22 @@ class Storm:
         keep("peak", max(memory))
         await self._keep_latencies(turn, quiet)
         keep("missing", size.burst - await self._accounted(tenant))
+
+    async def _without(self, turn: int, steady: str, quiet: str) -> float:
+        """Executions a second without a burst; the quiet tenant beside them, then alone."""
+        size = self._size
+        async with trickle(self._publisher, quiet, f"steady-{turn}"):
+            rate = await drain(self._publisher, self._watch, (steady,), f"drain-{turn}", size.steady, size.slots)
+        said(f"steady drain with {size.slots} in flight", f"{rate:.0f}/s")
+        async with trickle(self._publisher, quiet, f"before-{turn}"):
+            await asyncio.sleep(size.before_s)
+        return rate
+
+    async def _publish(self, tenant: str) -> None:
+        begun = time.time()
+        for number in range(self._size.burst):
+            await self._publisher.publish(tenant, f"{tenant}-{number}")
+        said("burst published in", f"{time.time() - begun:.2f} s")
 
     async def _keep_latencies(self, turn: int, quiet: str) -> None:
         seen = self._watch.of(quiet)

@@ -19,6 +19,12 @@ AHEAD = 64
 SUPPLY = 32
 """As many that wait for their turn are enough for all slots to be taken for some time."""
 IN_GOOD_TIME_S = 0.01
+SLOWER, MEMORY = 1.5, 256
+"""With a broker that is never so quick, what takes up to so many times the least is in good time, too.
+
+The least goes up by one MEMORY-th of the way to each that takes longer: a broker that has become slow is known after
+some hundred requests.
+"""
 FOLDED_AFTER_S = 0.5
 
 
@@ -69,8 +75,8 @@ class Pace:
         """Let fewer be ahead when one took too long that was written since there were last fewer, else more."""
         now = self._monotonic()
         took = now - written_at
-        self._least = min(took, self._least + (took - self._least) / 256)
-        if took <= max(IN_GOOD_TIME_S, 1.5 * self._least):
+        self._least = min(took, self._least + (took - self._least) / MEMORY)
+        if took <= max(IN_GOOD_TIME_S, SLOWER * self._least):
             self._window = min(AHEAD, self._window + 1 / self._window)
         elif written_at > self._narrowed_at:
             self._window = max(1.0, self._window / 2)
