@@ -31,6 +31,7 @@ from app.broker.kafka import EmbeddedKafka
 DISK_BYTES = 512 * 1024 * 1024  # half an hour of a soak has 100 MB of rows and history
 RESTART_S = 1.0
 STOP_TIMEOUT_S = 60.0
+LOCK_TIMEOUT_S = 60.0  # a worker that stands still may hold it for half of that
 ALL_WORKERS = WORKERS + 1
 """The last one only comes and goes."""
 
@@ -280,9 +281,12 @@ class World:
             await asyncio.sleep(for_s)
             await asyncio.to_thread(self.database.start)
             return
-        connection = sqlite3.connect(self.database, isolation_level=None, timeout=20)
+        connection = sqlite3.connect(
+            self.database, isolation_level=None, timeout=LOCK_TIMEOUT_S, check_same_thread=False
+        )
         try:
-            connection.execute("BEGIN EXCLUSIVE")
+            # in a thread: a worker that stands still may hold the lock, and is to be waked meanwhile
+            await asyncio.to_thread(connection.execute, "BEGIN EXCLUSIVE")
             await asyncio.sleep(for_s)
         finally:
             connection.close()
