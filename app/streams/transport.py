@@ -10,6 +10,12 @@ partition, such records would be committed, and the dropped ones be lost. So not
 it before the flow goes on: then Faust empties the queues of all agents, and what a recovery's own seek had brought
 would be handed out and lost until the next restart.
 
+Records: Faust hands them out one by one, each through a dozen calls: a scheduler and two generators, a wait for
+whatever may end the consumer, a lock, sensors, a decoder. What one agent reads is put into its queue here, a hundred
+records a turn of the loop; changelogs are left to Faust. What makes Faust stop makes this stop: a full queue is waited
+for, a partition of which much waits is fetched no more, and after a seek or a rebalance the rest is dropped, to be read
+again.
+
 Threads: Faust gives its consumer a thread and a loop of its own. In Python they take turns: each answer of a broker
 waits several times until the other thread lets go of the interpreter, and every record is handed from one loop to the
 other. Here the consumer is in the worker's loop, which therefore must never stand still for as long as a session lasts.
@@ -19,11 +25,13 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
 from aiokafka.errors import IllegalStateError, NoError, RebalanceInProgressError, for_code
+from faust import Event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, AppT, Message
 from faust.types.transports import ConsumerCallback, TPorTopicSet
@@ -35,6 +43,8 @@ from app.streams.eager import begin
 from app.streams.fetching import tune_fetches
 from app.streams.membership import Membership
 
+TURN_RECORDS = 100
+"""After so many records the others in the loop have their turn."""
 TELL_MEMBERS = frozenset({"HeartbeatRequest", "SyncGroupRequest"})
 MEMBERS = frozenset({NoError, RebalanceInProgressError})
 """Who is told that the group is being shared out anew is a member until it has given up what it has."""
@@ -123,6 +133,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._deliveries: defaultdict[TP, Deliveries] = defaultdict(Deliveries)
         self._assigned: set[TP] = set()
+        self._pressure: dict[TP, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._seeks = 0
         self._seeking = 0
         self._awaits_flow = False
@@ -152,6 +163,57 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         if message.tp in self._assigned and self.app.topics.acks_enabled_for(message.topic):
             self._deliveries[message.tp].deliver(message.offset)
         await self._hand_out(message)
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 - Faust's signature
+        """Fetch, and hand out what agents read; what is left, as records of changelogs, is for Faust to hand out."""
+        seeks = self._seeks
+        records, active = await super()._wait_next_records(timeout)
+        for place in [*(records or ())]:
+            tp = TP(place.topic, place.partition)  # aiokafka's is equal to it, and Faust will have its own
+            channel = self._channel_of(tp)
+            if self._seeks != seeks or not self.flow_active or self.should_stop:
+                break
+            if channel is not None and (tp in active or tp in self._buffered_partitions):
+                await self._hand_out_all(tp, records.pop(tp), channel, seeks)
+        return records, active
+
+    def _channel_of(self, tp: TP) -> Any:
+        """Where records of a partition go that one agent reads; None of others."""
+        channels = self.app.topics._tp_index.get(tp, ())  # noqa: SLF001 - Faust tells nobody
+        if len(channels) != 1 or not self.app.topics.acks_enabled_for(tp.topic):
+            return None
+        (channel,) = channels
+        return channel
+
+    async def _hand_out_all(self, tp: TP, records: Sequence[Any], channel: Any, seeks: int) -> None:
+        """Put them into the agent's queue, until they are worthless: the partition is sought, or shared out anew."""
+        app, queue, pressed, relieved = self.app, channel.queue, *self._pressure_of(tp)
+        generation, read_offset = app.consumer_generation_id, self._read_offset
+        deliveries = self._deliveries[tp] if tp in self._assigned else None
+        for number, record in enumerate(records, start=1):
+            offset, read = record.offset, read_offset[tp]
+            if read is not None and offset < read:
+                continue
+            message = self._to_message(tp, record)
+            message.refcount = 1
+            event = Event(app, message.key, message.value, message.headers, message)
+            if deliveries is not None:
+                deliveries.deliver(offset)
+            if queue.full():
+                await super().wait_first(queue.put(event), self.suspend_flow.wait())
+            else:
+                queue.put_nowait_enhanced(event, on_pressure_high=pressed, on_pressure_drop=relieved)
+            read_offset[tp] = offset
+            if not number % TURN_RECORDS:
+                await asyncio.sleep(0)
+            if self._seeks != seeks or not self.flow_active or app.consumer_generation_id != generation:
+                return
+
+    def _pressure_of(self, tp: TP) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What the agent's queue calls when it is nearly full of a partition's records, and when it is not any more."""
+        if tp not in self._pressure:
+            self._pressure[tp] = partial(self.on_buffer_full, tp), partial(self.on_buffer_drop, tp)
+        return self._pressure[tp]
 
     def ack(self, message: Message) -> bool:
         """Note that all that came of the message is safe; False when that was known."""

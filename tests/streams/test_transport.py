@@ -138,6 +138,57 @@ async def test_partitions_that_have_much_are_handed_out_in_turns(bench):
     await bench.stop()
 
 
+async def test_an_agent_that_takes_nothing_is_not_given_more_than_its_queue_holds_and_misses_nothing(bench):
+    """Nor does it keep others from theirs: a partition of which much waits is fetched no more."""
+    bench.build()
+    may_take, taken = asyncio.Event(), []
+    other, others = f"{bench.topic}-other", []
+    await bench.admin.create_topics([NewTopic(other, 2, 1)])
+
+    async def take_later(records, receipts):
+        await may_take.wait()
+        async for event in records:
+            taken.append((event.message.partition, event.message.offset))
+            event.ack()
+
+    async def take(records, receipts):
+        async for event in records:
+            others.append(event.message.offset)
+            event.ack()
+
+    bench.agents = Agents(bench.app)
+    bench.agents.add("collect", bench.topic, take_later)
+    bench.agents.add("other", other, take)
+    count = 4 * bench.app.conf.stream_buffer_maxsize
+    for partition in (0, 1):
+        sent = [await bench.producer.send(bench.topic, b"x", partition=partition) for _ in range(count // 2)]
+        await asyncio.gather(*sent)
+    await bench.agents.start()
+    queue = next(iter(bench.app.topics._tp_index[TP(bench.topic, 0)])).queue
+
+    async def is_full():
+        return bench.app.consumer._buffered_partitions == {TP(bench.topic, 0), TP(bench.topic, 1)}
+
+    await until(is_full, 60)
+    await bench.producer.send_and_wait(other, b"x", partition=0)
+
+    async def other_is_read():
+        return others == [0]
+
+    await until(other_is_read, 60)
+    assert queue.qsize() <= bench.app.conf.stream_buffer_maxsize
+    may_take.set()
+
+    async def all_taken():
+        return len(taken) >= count
+
+    await until(all_taken, 60)
+    for partition in (0, 1):
+        assert [offset for place, offset in taken if place == partition] == list(range(count // 2))
+    await bench.committed(count // 2)
+    await bench.stop()
+
+
 class TestLateRecords:
     """What was fetched of a partition before it was lost, and is handed out after."""
 
