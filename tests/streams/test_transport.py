@@ -20,6 +20,7 @@ from waiting import until
 from app.core.errors import DataFolderError, RunbooksError
 from app.streams.app import Agents, StreamSettings, build_app, membership_of
 from app.streams.connection import KafkaConnection
+from app.streams.transport import TURN_RECORDS
 
 
 class Bench:
@@ -238,6 +239,67 @@ class TestLateRecords:
         assert consumer._new_offset(self.LOST) == 5
 
 
+class TestHandingOut:
+    """The records of one partition on their way into the queue of an agent."""
+
+    PLACE = TP("t", 0)
+
+    @pytest.fixture
+    async def consumer(self, tmp_path):
+        app = build_app(KafkaConnection("127.0.0.1:9"), StreamSettings("g", tmp_path))
+        consumer = app.transport.create_consumer(
+            for_ever, on_partitions_revoked=for_ever, on_partitions_assigned=for_ever
+        )
+        app.topics.acks_enabled_for = lambda topic: True
+        app.flow_control.resume()
+        consumer._assigned = {self.PLACE}
+        return consumer
+
+    def channel(self, consumer, room):
+        return SimpleNamespace(queue=consumer.app.FlowControlQueue(maxsize=room))
+
+    def records(self, first, end):
+        names = ("timestamp", "timestamp_type", "headers", "key", "checksum", "serialized_key_size")
+        rest = dict.fromkeys(names) | {"timestamp": 0, "value": b"x", "serialized_value_size": 1}
+        return [SimpleNamespace(topic="t", partition=0, offset=offset, **rest) for offset in range(first, end)]
+
+    def taken(self, channel):
+        return [channel.queue.get_nowait().message.offset for _ in range(channel.queue.qsize())]
+
+    async def test_what_is_sought_meanwhile_is_dropped_to_be_read_again(self, consumer):
+        channel = self.channel(consumer, 10_000)
+        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 1000), channel, 0))
+        await asyncio.sleep(0)
+        consumer.perform_seek().close()
+        await handing_out
+        assert self.taken(channel) == list(range(TURN_RECORDS))
+
+    async def test_nothing_is_handed_out_once_the_flow_has_stopped(self, consumer):
+        channel = self.channel(consumer, 10_000)
+        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 1000), channel, 0))
+        await asyncio.sleep(0)
+        consumer.stop_flow()
+        await handing_out
+        assert self.taken(channel) == list(range(TURN_RECORDS))
+
+    async def test_a_queue_that_is_full_is_waited_for(self, consumer):
+        channel = self.channel(consumer, 10)
+        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 50), channel, 0))
+        found = []
+        while len(found) < 50:
+            assert channel.queue.qsize() <= 10
+            found.append((await channel.queue.get()).message.offset)
+        await handing_out
+        assert found == list(range(50))
+
+    async def test_what_was_read_already_is_not_handed_out_again(self, consumer):
+        channel = self.channel(consumer, 100)
+        consumer._read_offset[self.PLACE] = 5
+        await consumer._hand_out_all(self.PLACE, self.records(3, 8), channel, 0)
+        assert self.taken(channel) == [5, 6, 7]
+        assert consumer._read_offset[self.PLACE] == 7
+
+
 async def test_a_record_in_work_is_never_passed_and_comes_again(bench):
     await bench.start()
     await bench.publish(5)
@@ -320,7 +382,7 @@ async def test_what_ends_faust_is_told_and_the_group_is_left(bench):
     assert await bench.members() == []
 
 
-async def for_ever():
+async def for_ever(*_):
     await asyncio.Event().wait()
 
 
