@@ -126,6 +126,16 @@ def _listen(coordinator: Any, membership: Membership) -> None:
     coordinator._send_req = heard  # noqa: SLF001
 
 
+async def _put(queue: Any, event: Any) -> None:
+    """Wait for room; a queue that is emptied meanwhile, as at a rebalance, cancels who waits, and it is not put."""
+    try:
+        await queue.put(event)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+
+
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     """A consumer that commits nothing past a record that is not acknowledged."""
 
@@ -200,7 +210,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             if deliveries is not None:
                 deliveries.deliver(offset)
             if queue.full():
-                await super().wait_first(queue.put(event), self.suspend_flow.wait())
+                await super().wait_first(_put(queue, event), self.suspend_flow.wait())
             else:
                 queue.put_nowait_enhanced(event, on_pressure_high=pressed, on_pressure_drop=relieved)
             read_offset[tp] = offset
@@ -256,6 +266,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Count what is handed out of them; nothing is fetched of them before."""
         self._assigned = set(assigned)
+        self._pressure.clear()  # a queue that was emptied still knows them, and would not call the same ones again
         await super().on_partitions_assigned(assigned, generation_id)
 
     def perform_seek(self) -> Coroutine[Any, Any, None]:

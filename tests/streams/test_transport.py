@@ -239,6 +239,10 @@ class TestLateRecords:
         assert consumer._new_offset(self.LOST) == 5
 
 
+async def at_once(*_):
+    pass
+
+
 class TestHandingOut:
     """The records of one partition on their way into the queue of an agent."""
 
@@ -247,16 +251,14 @@ class TestHandingOut:
     @pytest.fixture
     async def consumer(self, tmp_path):
         app = build_app(KafkaConnection("127.0.0.1:9"), StreamSettings("g", tmp_path))
-        consumer = app.transport.create_consumer(
-            for_ever, on_partitions_revoked=for_ever, on_partitions_assigned=for_ever
-        )
+        consumer = app.transport.create_consumer(at_once, on_partitions_revoked=at_once, on_partitions_assigned=at_once)
         app.topics.acks_enabled_for = lambda topic: True
         app.flow_control.resume()
         consumer._assigned = {self.PLACE}
         return consumer
 
     def channel(self, consumer, room):
-        return SimpleNamespace(queue=consumer.app.FlowControlQueue(maxsize=room))
+        return SimpleNamespace(queue=consumer.app.FlowControlQueue(maxsize=room, clear_on_resume=True))
 
     def records(self, first, end):
         names = ("timestamp", "timestamp_type", "headers", "key", "checksum", "serialized_key_size")
@@ -291,6 +293,47 @@ class TestHandingOut:
             found.append((await channel.queue.get()).message.offset)
         await handing_out
         assert found == list(range(50))
+
+    async def test_a_rebalance_ends_the_wait_for_a_full_queue(self, consumer):
+        """Faust empties the queue, which cancels whoever waits for room in it."""
+        channel = self.channel(consumer, 10)
+        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 50), channel, 0))
+
+        async def waits():
+            return channel.queue._putters
+
+        await until(waits)
+        consumer.stop_flow()
+        consumer.app.flow_control.suspend()
+        consumer.app.flow_control.clear()
+        async with asyncio.timeout(10):
+            await handing_out
+        assert self.taken(channel) == []
+        assert consumer._new_offset(self.PLACE) == 0
+
+    async def test_who_is_stopped_while_a_queue_is_full_stops(self, consumer):
+        channel = self.channel(consumer, 10)
+        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 50), channel, 0))
+
+        async def waits():
+            return channel.queue._putters
+
+        await until(waits)
+        handing_out.cancel()
+        async with asyncio.timeout(10):
+            with pytest.raises(asyncio.CancelledError):
+                await handing_out
+        assert self.taken(channel) == list(range(10))
+
+    async def test_after_a_rebalance_a_queue_that_fills_again_says_so_again(self, consumer):
+        channel, said = self.channel(consumer, 100), []
+        consumer.on_buffer_full = said.append
+        for turn in (1, 2):
+            await consumer.on_partitions_assigned({self.PLACE}, turn)
+            consumer._read_offset.clear()
+            await consumer._hand_out_all(self.PLACE, self.records(0, 90), channel, 0)
+            assert said == [self.PLACE] * turn
+            channel.queue.clear()
 
     async def test_what_was_read_already_is_not_handed_out_again(self, consumer):
         channel = self.channel(consumer, 100)
@@ -382,7 +425,7 @@ async def test_what_ends_faust_is_told_and_the_group_is_left(bench):
     assert await bench.members() == []
 
 
-async def for_ever(*_):
+async def for_ever():
     await asyncio.Event().wait()
 
 
