@@ -25,6 +25,9 @@ STOP_GRACE_S = 15.0
 SAID = "kafka.log"
 MAX_SAID_BYTES = 10 * 1024 * 1024
 LOG_TAIL_LINES = 15
+PORT_TAKEN = "Address already in use"
+ATTEMPTS = 3
+"""A port that was free may be taken by the time that Java binds it, by any connection that somebody makes."""
 JVM_OPTIONS = (
     "-Xms128m",
     "-Xmx512m",
@@ -115,16 +118,30 @@ class EmbeddedKafka:
         self._take_folder()
         try:
             jars = await asyncio.to_thread(kafka_classpath, self._cache_dir, self._progress)
-            self._port = self._choose_port()
-            self._write_configuration()
             command = [str(_java()), *JVM_OPTIONS, "-cp", os.pathsep.join(map(str, jars))]
-            if not (self._dir / "data" / "meta.properties").exists():
-                await self._format(command)
-            await self._spawn([*command, "kafka.Kafka", str(self._dir / "server.properties")])
-            await self._until_ready()
+            attempts = 1 if self._wanted_port or self._kept_port.exists() else ATTEMPTS
+            while not await self._run(command, last=attempts == 1):
+                attempts -= 1
         except BaseException:
             await self.stop()
             raise
+
+    async def _run(self, command: list[str], *, last: bool) -> bool:
+        """Run it until it answers; False when a port was taken meanwhile, and there may be another try."""
+        self._port = self._choose_port()
+        self._write_configuration()
+        if not (self._dir / "data" / "meta.properties").exists():
+            await self._format(command)
+        await self._spawn([*command, "kafka.Kafka", str(self._dir / "server.properties")])
+        try:
+            await self._until_ready()
+        except ConfigurationError:
+            if last or PORT_TAKEN not in self._last_words():
+                raise
+            await self._ended()
+            self._kept_port.unlink()
+            return False
+        return True
 
     async def stop(self) -> None:
         """Stop it: asked first, killed after a while. Stopping a stopped one does nothing."""
@@ -167,8 +184,13 @@ class EmbeddedKafka:
             self._lock.close()
             self._lock = None
 
+    @property
+    def _kept_port(self) -> Path:
+        """The file that says on which port it ran before."""
+        return self._dir / "port"
+
     def _choose_port(self) -> int:
-        kept = self._dir / "port"
+        kept = self._kept_port
         if self._wanted_port:
             port = self._wanted_port
         elif kept.exists() and _is_free(int(kept.read_text())):

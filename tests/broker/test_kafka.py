@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from waiting import until
 
 from app.broker import jars
+from app.broker import kafka as module
 from app.broker.jars import default_cache_dir, kafka_classpath
 from app.broker.kafka import EmbeddedKafka
 from app.core.errors import ConfigurationError
@@ -51,6 +52,33 @@ async def test_its_data_and_port_are_kept_over_a_stop_and_a_crash(kafka, tmp_pat
         await broker.start()
         assert await read(broker.bootstrap_servers) == b"value"
     await broker.stop()
+
+
+async def test_a_port_that_is_taken_while_it_starts_is_chosen_again(kafka, tmp_path, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        free, chosen = module._free_port, [module._free_port(), other.getsockname()[1]]  # broker, controller
+        monkeypatch.setattr(module, "_free_port", lambda: chosen.pop(0) if chosen else free())
+        async with EmbeddedKafka(data_dir=tmp_path) as broker:
+            await write(broker.bootstrap_servers)
+            assert not chosen
+
+
+async def test_ports_that_are_always_taken_are_told(kafka, tmp_path, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken, free, tried = other.getsockname()[1], module._free_port, []
+
+        def every_second_is_taken():
+            tried.append(1)
+            return free() if len(tried) % 2 else taken
+
+        monkeypatch.setattr(module, "_free_port", every_second_is_taken)
+        with pytest.raises(ConfigurationError, match=module.PORT_TAKEN):
+            await EmbeddedKafka(data_dir=tmp_path).start()
+        assert len(tried) == 2 * module.ATTEMPTS
 
 
 async def test_two_on_one_folder_is_refused(kafka, tmp_path):
