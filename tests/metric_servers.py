@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -14,13 +15,24 @@ from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from parts import missing_part
 from waiting import until
 
 READY_TIMEOUT_S = 30.0
 KINDS = ("prometheus", "victoria-metrics")
+
+
+class _Server(ThreadingHTTPServer):
+    """A server that keeps silent of scrapers that hang up, as those do that are stopped.
+
+    CPython 3.11 parses Python to print a traceback, and two threads that parse at once disturb each other.
+    """
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Exporter:
@@ -48,7 +60,7 @@ class Exporter:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+        self._server = _Server(("127.0.0.1", 0), Answering)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self.target = f"127.0.0.1:{self._server.server_port}"
 

@@ -197,7 +197,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def _hand_out_all(self, tp: TP, records: Sequence[Any], channel: Any, seeks: int) -> None:
         """Put them into the agent's queue, until they are worthless: the partition is sought, or shared out anew."""
-        app, queue, pressed, relieved = self.app, channel.queue, *self._pressure_of(tp)
+        app, queue = self.app, channel.queue
+        pressed, relieved = self._pressure_of(tp)
         generation, read_offset = app.consumer_generation_id, self._read_offset
         deliveries = self._deliveries[tp] if tp in self._assigned else None
         for number, record in enumerate(records, start=1):
@@ -325,7 +326,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
                 await self._seek_back()
 
     async def wait_first(self, *waited: Any, timeout: Any = None) -> WaitResults:  # noqa: ASYNC109 - Faust's signature
-        """As mode's, but what is done at once is done: Faust waits so for each record, in four tasks of mode's."""
+        """As mode's, but what is done at once is done: Faust waits so for each record of a changelog, in four tasks."""
         first, *others = waited
         if not isinstance(first, CoroutineType):
             return await super().wait_first(*waited, timeout=timeout)

@@ -268,9 +268,22 @@ class TestHandingOut:
     def taken(self, channel):
         return [channel.queue.get_nowait().message.offset for _ in range(channel.queue.qsize())]
 
+    def begin(self, consumer, channel, count):
+        return asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, count), channel, 0))
+
+    async def waiting_for_room(self, consumer, channel):
+        """Handing out that has begun and waits, the queue being full."""
+        handing_out = self.begin(consumer, channel, 50)
+
+        async def waits():
+            return channel.queue._putters
+
+        await until(waits)
+        return handing_out
+
     async def test_what_is_sought_meanwhile_is_dropped_to_be_read_again(self, consumer):
         channel = self.channel(consumer, 10_000)
-        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 1000), channel, 0))
+        handing_out = self.begin(consumer, channel, 1000)
         await asyncio.sleep(0)
         consumer.perform_seek().close()
         await handing_out
@@ -278,7 +291,7 @@ class TestHandingOut:
 
     async def test_nothing_is_handed_out_once_the_flow_has_stopped(self, consumer):
         channel = self.channel(consumer, 10_000)
-        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 1000), channel, 0))
+        handing_out = self.begin(consumer, channel, 1000)
         await asyncio.sleep(0)
         consumer.stop_flow()
         await handing_out
@@ -286,7 +299,7 @@ class TestHandingOut:
 
     async def test_a_queue_that_is_full_is_waited_for(self, consumer):
         channel = self.channel(consumer, 10)
-        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 50), channel, 0))
+        handing_out = self.begin(consumer, channel, 50)
         found = []
         while len(found) < 50:
             assert channel.queue.qsize() <= 10
@@ -297,12 +310,7 @@ class TestHandingOut:
     async def test_a_rebalance_ends_the_wait_for_a_full_queue(self, consumer):
         """Faust empties the queue, which cancels whoever waits for room in it."""
         channel = self.channel(consumer, 10)
-        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 50), channel, 0))
-
-        async def waits():
-            return channel.queue._putters
-
-        await until(waits)
+        handing_out = await self.waiting_for_room(consumer, channel)
         consumer.stop_flow()
         consumer.app.flow_control.suspend()
         consumer.app.flow_control.clear()
@@ -313,12 +321,7 @@ class TestHandingOut:
 
     async def test_who_is_stopped_while_a_queue_is_full_stops(self, consumer):
         channel = self.channel(consumer, 10)
-        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, 50), channel, 0))
-
-        async def waits():
-            return channel.queue._putters
-
-        await until(waits)
+        handing_out = await self.waiting_for_room(consumer, channel)
         handing_out.cancel()
         async with asyncio.timeout(10):
             with pytest.raises(asyncio.CancelledError):

@@ -3,10 +3,8 @@
 No answer is a 5xx, and every answer is as the document says.
 """
 
-import ast
 import asyncio
 import logging
-import threading
 
 import pytest
 import schemathesis
@@ -51,21 +49,6 @@ CASES = [
     if (not known or "{" in one.path) and (mode is GenerationMode.POSITIVE or _worth_spoiling(name))
 ]
 EXAMPLES = 12  # for each operation, mode and kind of path: all together about half a minute
-
-
-@pytest.fixture(autouse=True)
-def one_parser_at_a_time(monkeypatch):
-    """CPython 3.11 counts the depth of a syntax tree for all threads together: Hypothesis and Jinja must take turns.
-
-    Else one of them may fail with "AST constructor recursion depth mismatch".
-    """
-    parse, turn = ast.parse, threading.RLock()
-
-    def in_turn(*args, **more):
-        with turn:
-            return parse(*args, **more)
-
-    monkeypatch.setattr(ast, "parse", in_turn)
 
 
 @pytest.fixture
