@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from bench import worker
 
-TOPIC, DECISIONS, PARTITIONS = "anomaly-events", "match-decisions", 8
+TOPIC, DECISIONS, LOG, PARTITIONS = "anomaly-events", "match-decisions", "execution-events", 8
 GROUP = "infrasage-runbooks"
 METRIC = "cpu_usage"
 Ranges = dict[int, tuple[int, int]]
@@ -110,6 +110,16 @@ class StillWorker:
                 await committed(self._servers, {partition: end for partition, (_, end) in ranges.items()})
         used = after.user + after.system - before.user - before.system
         return Flow(count, (max(times) - min(times)) / 1000, used), ranges
+
+    async def carries_out(self, count: int) -> None:
+        """Let it go until so many steps have ended: what waits for a slot slows its tenant's requests down."""
+        async with AIOKafkaConsumer(bootstrap_servers=self._servers) as watcher:
+            watcher.assign([TopicPartition(LOG, number) for number in range(PARTITIONS)])
+            await watcher.seek_to_beginning()
+            with self.moving():
+                while count > 0:
+                    record = await watcher.getone()
+                    count -= orjson.loads(record.value)["type"] == "step_finished"
 
     @contextlib.contextmanager
     def moving(self) -> Iterator[None]:

@@ -81,6 +81,7 @@ async def streams(rounds: int, count: int, kinds: tuple[str, ...]) -> list[Figur
             async with still_worker(servers, folder, **settings) as worker:
                 # each definition runs once, and is in its cooldown from then on
                 await worker.handles(DEFINITIONS, lambda number: event(number, f"svc-{number}", 0.9), DEFINITIONS)
+                await worker.carries_out(DEFINITIONS)
                 for turn in range(rounds):
                     for others, rows in found.items():
                         rows.append(await round_of(servers, worker, folder, count, others, turn))
