@@ -23,6 +23,7 @@ from app.core.step_state import (
     Verification,
 )
 from app.core.targets import named_targets, targets_of
+from app.core.variables import request_variables
 
 
 class Status(StrEnum):
@@ -363,7 +364,7 @@ def begin(event: ExecutionRequested, offset: int) -> Execution:
 
 def _targets_of(event: ExecutionRequested) -> tuple[str, ...]:
     named = named_targets(event.runbook)
-    return targets_of(named, _known_at_request(event)) if named else ()
+    return targets_of(named, request_variables(event)) if named else ()
 
 
 def keys_of(execution: Execution) -> tuple[str, ...]:
@@ -372,35 +373,9 @@ def keys_of(execution: Execution) -> tuple[str, ...]:
 
 
 def variables_of(execution: Execution) -> JsonObject:
-    """What templates and ``when`` see: anomaly, context, steps, runbook, execution.
-
-    A manual run has no anomaly: its context stands in, on top of what the trigger names.
-    """
+    """What templates and ``when`` see: anomaly, context, steps, runbook, execution."""
     steps: list[JsonValue] = [_step_view(execution, index) for index in range(len(execution.steps))]
-    return {**_known_at_request(execution.request), "steps": steps}
-
-
-def _known_at_request(request: ExecutionRequested) -> JsonObject:
-    return {
-        "anomaly": _anomaly_of(request),
-        "context": request.context,
-        "runbook": {"name": request.runbook.name, "version": request.runbook_version},
-        "execution": {
-            "id": request.execution_id,
-            "tenant": request.tenant,
-            "dry_run": request.dry_run,
-            "requested_by": request.requested_by,
-            "requested_at": request.at.isoformat(),
-        },
-    }
-
-
-def _anomaly_of(request: ExecutionRequested) -> JsonObject:
-    if request.anomaly is not None:
-        return request.anomaly.variables()
-    trigger = request.runbook.trigger
-    named = {} if trigger is None else {"service_id": trigger.service_id, "metric_name": trigger.metric_name}
-    return {key: value for key, value in named.items() if value != "*"} | request.context
+    return {**request_variables(execution.request), "steps": steps}
 
 
 def _step_view(execution: Execution, index: int) -> JsonObject:
