@@ -68,16 +68,17 @@ class StepExecutor:
         """Begin a command, or say what became of it.
 
         One that another worker took, or this one and gave it up, is answered for once nobody can begin it any more.
-        One of a partition that is another worker's by now is that one's.
+        One of a partition that is another worker's by now is that one's, and once this one stops what comes is the next
+        owner's. Waiting for room may take long, and meanwhile the partition may go, and come back with what others did:
+        then all of it is asked once more.
         """
-        if event.message.partition not in self._owned:
-            return
-        entry = self._ledger.find(command.command_id)
-        if command.command_id in self._running or (entry is not None and entry.done):
-            self._again(command)
-            event.ack()
+        if self._is_over(command, event):
             return
         await self._room.acquire()
+        if self._is_over(command, event):
+            self._room.release()
+            return
+        entry = self._ledger.find(command.command_id)
         if self.tracing is not None:
             lost = isinstance(command, StepCommand) and entry is not None
             self.tracing.begin(command, event.message.headers, interrupted=lost)
@@ -89,6 +90,17 @@ class StepExecutor:
             self._spawn(command, self._begin(command, event, claimed_at, await self._claim(command, event)))
         else:
             self._spawn(command, self._answer_for(command, event, entry))
+
+    def _is_over(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> bool:
+        """Whether nothing is to be done here: it is another worker's, or done, or being done."""
+        if event.message.partition not in self._owned:
+            return True
+        entry = self._ledger.find(command.command_id)
+        if command.command_id in self._running or (entry is not None and entry.done):
+            self._again(command)
+            event.ack()
+            return True
+        return self._stopping
 
     async def _claim(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> Claimed:
         return await self._ledger.claim(command.command_id, event.message.partition, self._runner.now())

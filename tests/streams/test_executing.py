@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -27,7 +28,7 @@ from app.core.runbook import MetricCheck
 from app.core.spans import carried_out, sending
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
-from app.streams.ledger import LEDGER_KEPT, Entry, Ledger, Posted
+from app.streams.ledger import LEDGER_KEPT, Entry, Ledger, Posted, outline_of_claim
 from app.streams.log import headers_of
 from app.streams.membership import Membership
 from app.streams.tracing import CommandTracing
@@ -206,6 +207,55 @@ async def test_cut_off_and_replaced_it_begins_nothing_and_says_nothing(bench):
     assert record.acked  # which nobody hears: the partition is not this worker's
 
 
+class TestWaitingForRoom:
+    """The partition goes while a command waits for others to end, and comes back or not."""
+
+    @pytest.fixture
+    async def waiting(self, bench):
+        """The command, its record, and the task that takes it; all room is taken by four others."""
+        bench.calls_of = lambda run: [call for call in bench.calls if f"/{run}/" in call]
+        for run in range(1, 5):
+            await bench.take(bench.command().model_copy(update={"run": run, "command_id": f"e/{run}/0/apply/1"}))
+        await until(lambda: is_true(lambda: len(bench.calls) == 4))
+        command = bench.command().model_copy(update={"run": 9, "command_id": "e/9/0/apply/1"})
+        record = Record(write_command(command))
+        taking = asyncio.create_task(bench.executor._take(command, record))
+        await until(lambda: is_true(lambda: bench.executor._room._waiters))
+        bench.memberships["me"].shared_out()
+        yield command, record, taking
+        await taking
+
+    def comes_back(self, bench, **row):
+        bench.table.put("e/9/0/apply/1", orjson.dumps(row), outline_of_claim(row))
+        bench.executor.on_partitions({0})
+        bench.memberships["me"].heard(bench.monotonic)
+        bench.answer.set()
+
+    async def test_what_another_worker_did_meanwhile_is_not_done_again(self, bench, waiting):
+        _, record, taking = waiting
+        self.comes_back(bench, partition=0, incarnation="other", at=T0.isoformat(), done=True)
+        await taking
+        await until(lambda: is_true(lambda: not bench.executor.in_flight()))
+        assert (record.acked, bench.calls_of(9)) == (True, [])
+        assert not [event for event in bench.log.events if event.run == 9]
+
+    async def test_what_another_worker_took_meanwhile_is_answered_for(self, bench, waiting):
+        _, record, taking = waiting
+        self.comes_back(bench, partition=0, incarnation="other", at=T0.isoformat())
+        await taking
+        await until(lambda: is_true(lambda: record.acked))
+        assert [event.type for event in bench.log.events if event.run == 9] == ["step_interrupted"]
+        assert bench.calls_of(9) == []
+
+    async def test_of_a_partition_that_is_gone_nothing_is_begun_and_its_room_is_free(self, bench, waiting):
+        _, record, taking = waiting
+        bench.executor.on_partitions({1})
+        bench.answer.set()
+        await taking
+        await until(lambda: is_true(lambda: not bench.executor.in_flight()))
+        assert (record.acked, bench.calls_of(9), bench.executor._room._value) == (False, [], 4)
+
+
 async def test_a_revoked_command_is_never_begun(bench):
     command = bench.command()
     revoked = command.model_copy(update={"revoked": True})
@@ -267,6 +317,23 @@ async def test_stopping_nothing_more_begins(bench):
     bench.table.broker.set()
     await stopping
     assert (bench.log.told, bench.calls, record.acked) == (["interrupted"], [], True)
+
+
+async def test_what_comes_once_it_stops_is_left_to_whoever_is_next(bench):
+    await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    stopping = asyncio.create_task(bench.executor.stop(5))
+    await asyncio.sleep(0)
+    late = bench.command().model_copy(update={"run": 2, "command_id": "e/2/0/apply/1"})
+    record = await bench.take(late)
+    assert (record.acked, bench.executor.in_flight(), "e/2/0/apply/1" in bench.table) == (False, 1, False)
+    bench.answer.set()
+    await stopping
+    assert bench.log.told == ["started", "finished"]
+    other = bench.worker("other")
+    await bench.take(late, other)
+    await until(lambda: is_true(lambda: bench.log.told == ["started", "finished"] * 2))
+    await other.stop(5)
 
 
 async def test_no_answer_in_time_is_an_unknown_outcome(bench):
