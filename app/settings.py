@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Kind = Literal["kubernetes", "http", "shell", "slack", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MAX_DEDUP_WINDOW_S = 366 * 24 * 3600.0  # as app/core/events.py, which takes more for so much
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 
@@ -181,11 +182,11 @@ class ApprovalSettings(Group):
 class LimitSettings(Group):
     """Limits pinned into every execution that is requested.
 
-    dedup_window_s: how long an ended execution stays the answer to a repeated request, in seconds.
+    dedup_window_s: how long an ended execution stays the answer to a repeated request, in seconds; a year at most.
     """
 
     max_concurrent_runbooks: Annotated[int, Field(ge=1, le=10_000)] = 3
-    dedup_window_s: Annotated[float, Field(ge=0)] = 24 * 3600.0
+    dedup_window_s: Annotated[float, Field(ge=0, le=MAX_DEDUP_WINDOW_S)] = 24 * 3600.0
 
 
 class WorkerSettings(Group):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from app.actions.registry import action_for
 from app.actions.scene import Clients, Scene
@@ -154,7 +154,8 @@ class Runner:
         anomaly = command.variables.get("anomaly")
         flat = anomaly if isinstance(anomaly, dict) else {}
         try:
-            return compile_condition(when).holds({**flat, **command.variables})
+            variables = _as_if_done(command.variables) if command.simulated else command.variables
+            return compile_condition(when).holds({**flat, **variables})
         except ConditionError as error:
             if command.simulated:
                 return True
@@ -328,6 +329,19 @@ def _with_placeholders(variables: JsonObject) -> dict[str, Any]:
         if isinstance(view, dict)
     ]
     return {**variables, "steps": filled}
+
+
+def _as_if_done(variables: JsonObject) -> JsonObject:
+    """The variables of a dry run's condition: what is planned counts as done, with no known output."""
+    steps = variables.get("steps")
+    views = [view for view in steps if isinstance(view, dict)] if isinstance(steps, list) else []
+    done: list[JsonValue] = [
+        {key: value for key, value in view.items() if key != "output"} | {"status": "succeeded"}
+        if view.get("status") == "planned"
+        else view
+        for view in views
+    ]
+    return {**variables, "steps": done}
 
 
 def _named(command: StepCommand) -> dict[str, str]:

@@ -3,6 +3,7 @@
 Every event names its tenant, its execution and when it happened (``at``); time enters the core only through it.
 """
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal, final
 
 from pydantic import Field, TypeAdapter, field_serializer, field_validator
@@ -13,6 +14,7 @@ from app.core.model import Frozen, Instant, JsonObject, read_record
 from app.core.planning import Outcome, Prepared
 from app.core.runbook import Runbook, pinned
 
+MAX_DEDUP_WINDOW_S = 366 * 24 * 3600.0
 Phase = Literal["prepare", "apply", "rollback"]
 Decision = Literal["approve", "reject"]
 Source = Literal["api", "slack"]
@@ -37,6 +39,11 @@ class Limits(Frozen):
     max_concurrent_runbooks: Annotated[int, Field(ge=1)] = 3
     dedup_window_s: Annotated[float, Field(ge=0)] = 24 * 3600.0
     approval_channel: str | None = None
+
+    @property
+    def dedup_window(self) -> timedelta:
+        """The same as a duration; a longer one than a year would lead out of the calendar."""
+        return timedelta(seconds=min(self.dedup_window_s, MAX_DEDUP_WINDOW_S))
 
 
 @final
@@ -213,10 +220,16 @@ class RollbackRequested(EventFields):
 
 
 class StepResolved(EventFields):
-    """A person said how a step with an unknown outcome ended."""
+    """A person said how a step with an unknown outcome ended, or the metric check without a clear one.
+
+    step, attempt: the one that nobody knew the end of; None where it was the check, or in a record from before they
+    were kept.
+    """
 
     type: Literal["step_resolved"] = "step_resolved"
     outcome: Literal["succeeded", "failed"]
+    step: int | None = None
+    attempt: int | None = None
     by: str
     comment: str = ""
 

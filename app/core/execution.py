@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Self, TypeVar, final
@@ -160,6 +160,8 @@ class Execution(Frozen):
         trace = Trace(runbook=self.runbook.name, keys=keys_of(self), at=self.request.at)
         if self.taken_up_again:
             assert self.rollback is not None
+            if (first := self.rollback.first_end) is not None:
+                return trace.ended(first.at, first.end, first.offset)
             return trace.ended(self.rollback.ended_before or self.request.at, "neither")
         return trace if self.finished_at is None else trace.ended(self.finished_at, ENDS.get(self.status, "neither"))
 
@@ -169,11 +171,18 @@ class Execution(Frozen):
         return self.rollback is not None and self.rollback.by is not None
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it was cancelled and only lets the step finish that is in flight."""
+        if self.cancel_by is None or self.status not in {Status.queued, Status.running}:
+            return False
+        return self.steps[self.cursor].status in {"pending", "approved", "started"}
+
+    @property
     def dedup_until(self) -> datetime | None:
         """Until when a repeated request is this very execution; None while it has not ended."""
         if self.finished_at is None:
             return None
-        return self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s)
+        return self.finished_at + self.request.limits.dedup_window
 
     def now(self, **changes: Any) -> Self:
         """The execution with these fields changed."""
@@ -223,7 +232,7 @@ class Execution(Frozen):
             "tenant": self.tenant,
             "run": self.run,
             "status": self.status,
-            "dedup_until": self.finished_at + timedelta(seconds=self.request.limits.dedup_window_s),
+            "dedup_until": self.finished_at + self.request.limits.dedup_window,
             "last_offset": self.last_offset,
             "trace": trace,
             "kept_until": None if trace is None else self.finished_at + kept_for(self.runbook),

@@ -32,6 +32,7 @@ class Trace(Frozen):
     """What guards remember of one run.
 
     keys: what it is about; its targets, else its service. at: when it was requested. ended_at: None while it is live.
+    offset: of the event that ended it, where it was taken back later, by other events.
     """
 
     runbook: str
@@ -39,10 +40,11 @@ class Trace(Frozen):
     at: Instant
     ended_at: Instant | None = None
     end: End = "neither"
+    offset: int | None = None
 
-    def ended(self, at: datetime, end: End) -> "Trace":
+    def ended(self, at: datetime, end: End, offset: int | None = None) -> "Trace":
         """The trace of the run when it has ended."""
-        return self.model_copy(update={"ended_at": at, "end": end})
+        return self.model_copy(update={"ended_at": at, "end": end, "offset": offset})
 
 
 def kept_for(runbook: Runbook) -> timedelta:

@@ -41,6 +41,7 @@ from app.core.events import (
 )
 from app.core.execution import TERMINAL, Execution, Marker, Place, Status, begin, variables_of
 from app.core.ids import command_id
+from app.core.manual_rollback import on_rollback_requested
 from app.core.model import replaced
 from app.core.step_state import StartVerdict, StepState
 from app.core.stepping import (
@@ -52,7 +53,6 @@ from app.core.stepping import (
     on_interrupted,
     on_lease_end,
     on_resolved,
-    on_rollback_requested,
     on_skipped,
     on_started,
     plans_first,
@@ -192,14 +192,10 @@ def _on_timer(execution: Execution, at: datetime) -> Move:
 
 
 def _on_cancel(execution: Execution, event: CancelRequested) -> Move:
-    if execution.cancel_by is not None:
+    if execution.is_stopping:
         raise Stale("it is being cancelled already")
     asked = _withdrawn(execution.now(cancel_by=event.by))
-    in_flight = {"pending", "approved", "started"}
-    forward = execution.status in {Status.queued, Status.running}
-    if forward and execution.steps[execution.cursor].status in in_flight:
-        return Move("cancel_noted", asked)
-    return cancelled(asked, event.at)
+    return Move("cancel_noted", asked) if asked.is_stopping else cancelled(asked, event.at)
 
 
 def _withdrawn(execution: Execution) -> Execution:

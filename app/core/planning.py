@@ -124,6 +124,13 @@ class Outcome(Frozen):
     error: ActionFailure | None = None
     truncated: bool = False
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it leaves nothing to try again."""
+        if self.outcome == "failed":
+            return self.error is None or not self.error.temporary
+        return self.outcome == "succeeded"
+
     def within(self, limit: int) -> Self:
         """The outcome with an output of at most ``limit`` bytes."""
         output, cut = fitted(self.output, limit)

@@ -32,8 +32,9 @@ def derive_rollback(execution: Execution, reason: str, cause: RollbackCause) -> 
     """One record for every step that took effect or may have, the last one first.
 
     A step that failed after it was begun is one of them where something can be done about it: its inverse finds out
-    what is there. A failed call or command of which nothing is known has none. What an earlier rollback of the same
-    execution took back stays so; the rest is tried again, under attempts that were not there before.
+    what is there. So is one that was begun and then stopped by a person's no, whatever can be done. A failed call or
+    command of which nothing is known has none. What an earlier rollback of the same execution took back stays so; the
+    rest is tried again, under attempts that were not there before.
     """
     earlier = {step.index: step for step in (execution.rollback.steps if execution.rollback else ())}
     steps = [_again(_back(execution, index), earlier.get(index)) for index in _to_take_back(execution)]
@@ -51,11 +52,12 @@ def _again(fresh: RollbackStep, before: RollbackStep | None) -> RollbackStep:
 
 def _to_take_back(execution: Execution) -> Iterator[int]:
     for index, step in enumerate(execution.steps):
-        failed_midway = step.status == "failed" and step.begun is not None
-        if step.status in {"succeeded", "unknown"} or (
-            failed_midway and inverse_of(execution.runbook.steps[index], step) is not None
-        ):
+        if step.status in {"succeeded", "unknown"}:
             yield index
+        elif step.begun is not None and step.status != "skipped":
+            failed = step.status == "failed"  # anything else was begun, and ended before anybody knew how
+            if not failed or inverse_of(execution.runbook.steps[index], step) is not None:
+                yield index
 
 
 def inverse_of(step: Step, state: StepState) -> Inverse | None:

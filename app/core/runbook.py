@@ -171,7 +171,8 @@ def read_runbook(content: Mapping[str, Any]) -> Runbook:
         raise RunbookRefused(problems_of(error, Runbook)) from error
     if (size := runbook.size()) > MAX_RUNBOOK_BYTES:
         raise RunbookRefused([Problem("", too_large(size))])
-    problems = [*_template_problems("", runbook.content()), *_templated_people(runbook)][:MAX_PROBLEMS]
+    found = (*_template_problems("", runbook.content()), *_templated_people(runbook), *_short_backoffs(runbook))
+    problems = list(found)[:MAX_PROBLEMS]
     if problems:
         raise RunbookRefused(problems)
     return runbook
@@ -209,6 +210,15 @@ def _templated_people(runbook: Runbook) -> Iterator[Problem]:
         for field in ("approvers", "escalate_to"):
             named += [(f"steps[{index}].{field}[{place}]", one) for place, one in enumerate(getattr(step, field))]
     yield from (Problem(path, NO_TEMPLATE) for path, text in named if is_template(text))
+
+
+def _short_backoffs(runbook: Runbook) -> Iterator[Problem]:
+    """A first pause that is longer than the longest one: it would be cut, without a word. New definitions only, too."""
+    for index, step in enumerate(runbook.steps):
+        first, longest = step.retries.backoff_seconds, step.retries.max_backoff_seconds
+        if first > longest:
+            said = f"is {longest:g}, and backoff_seconds {first:g}: give at least as much"
+            yield Problem(f"steps[{index}].retries.max_backoff_seconds", said)
 
 
 def too_large(size: int) -> str:

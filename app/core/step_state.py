@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import JsonValue, model_validator
 
 from app.core.approval import Approval, Notice
-from app.core.guards import Effect, Guard
+from app.core.guards import Effect, End, Guard
 from app.core.model import Frozen, Instant, made
 from app.core.planning import Inverse, Prepared
 
@@ -131,13 +131,22 @@ class RollbackStep(StepState):
 RollbackCause = Literal["failure", "halt", "metric", "no_data", "person"]
 
 
+class FirstEnd(Frozen):
+    """How an execution ended that was taken back later; at, offset: of the event that ended it."""
+
+    at: Instant
+    offset: int
+    end: End
+
+
 class Rollback(Frozen):
     """The way back, in the order it is walked.
 
     cause: failure of a step, a halt, what the metric check found or did not find, or a person's word. by: who asked
     for the rollback of an execution that had ended, None for one that began by itself; asked_at: when, and
-    ended_before: when it had ended. begun_at: None in a state from before it was kept. number: counts the rollbacks of
-    one execution. notice: the message that tells of it, None where the runbook and the settings name no place.
+    ended_before: when it had ended. first_end: how it had ended before anybody asked for the first of its rollbacks.
+    begun_at: None in a state from before it was kept. number: counts the rollbacks of one execution. notice: the
+    message that tells of it, None where the runbook and the settings name no place.
     """
 
     reason: str
@@ -146,6 +155,7 @@ class Rollback(Frozen):
     by: str | None = None
     asked_at: Instant | None = None
     ended_before: Instant | None = None
+    first_end: FirstEnd | None = None
     begun_at: Instant | None = None
     number: int = 1
     notice: Notice | None = None

@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, assert_never
 
 from app.core.events import (
-    RollbackRequested,
     StepFinished,
     StepHeartbeat,
     StepInterrupted,
@@ -19,9 +18,9 @@ from app.core.events import (
     StepSkipped,
     StepStarted,
 )
-from app.core.execution import Execution, Place, forward_at
+from app.core.execution import Execution, Place, Status, forward_at
 from app.core.planning import ActionFailure, Outcome
-from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, begun_rollback, derive_rollback, without_dependents
+from app.core.rollback import NOT_TAKEN_BACK, ROLLBACK_ATTEMPTS, begun_rollback, without_dependents
 from app.core.step_state import RollbackCause, RollbackStep, StepState, Verification
 from app.core.transitions import Signal
 
@@ -29,6 +28,8 @@ UNKNOWN_ATTEMPTS = 3
 ROLLBACK_BACKOFF_S = 2.0
 MAX_ROLLBACK_BACKOFF_S = 30.0
 NOTHING_ELSE: Mapping[str, Any] = MappingProxyType({})
+MAX_DELAY_S = 24 * 3600.0
+"""However long the other side asks to wait."""
 WORKER_LOST = "the worker stopped answering while the step was being applied"
 
 
@@ -52,6 +53,8 @@ def on_started(execution: Execution, event: StepStarted) -> Move:
         raise Stale("this plan has no approval")
     if execution.request.dry_run:
         raise Stale("a dry run starts nothing")
+    if event.phase == "prepare":
+        raise Stale("the step is only planned")
     started = place.changes(
         execution,
         status="started",
@@ -74,10 +77,14 @@ def on_heartbeat(execution: Execution, event: StepHeartbeat) -> Move:
 
 
 def on_finished(execution: Execution, event: StepFinished) -> Move:
-    """An attempt ended; one that was given up as unknown may still tell how."""
-    place, step = expect(execution, event, ("pending", "approved", "started", "unknown"))
+    """An attempt ended; one that was given up as unknown may still tell how, while the next one has not been issued."""
+    place, step = expect(execution, event, ("pending", "approved", "started", "unknown", "backing_off"))
     if event.outcome.outcome == "succeeded" and step.status in {"pending", "approved"}:
         raise Stale("it was never started")
+    if step.status == "backing_off":
+        if not event.outcome.is_final:
+            raise Stale("it will be tried again already")
+        execution = place.change(execution, retry_at=None)
     if step.status == "unknown":
         execution = execution.now(reason="")  # which was that nobody knew
     return _ended(begun(execution, event.at), place, event.outcome, event.at)
@@ -103,19 +110,29 @@ def on_interrupted(execution: Execution, event: StepInterrupted) -> Move:
 
 
 def on_resolved(execution: Execution, event: StepResolved) -> Move:
-    """A person said how it ended."""
+    """A person said how it ended: what they were asked about, and only once."""
+    if execution.status != Status.attention:
+        raise Stale("nothing waits for a person's word")
+    about, doubt = (event.step, event.attempt), doubt_of(execution)
+    if about not in {(None, None), doubt}:
+        raise Stale(f"it is about step {event.step}, attempt {event.attempt}, and another one waits for an answer")
     said = f"{event.by} said it {event.outcome}" + (f": {event.comment}" if event.comment else "")
     if execution.verification is not None:
         if event.outcome == "succeeded":
             return _over("all_done", execution, event.at, said)
         return begin_rollback(execution, said, event.at, "person")
     place = forward_at(execution.cursor)
-    if place.step(execution).status != "unknown":
-        raise Stale("no step waits for an answer")
     if event.outcome == "succeeded":
         done = place.change(execution, status="succeeded", error=said, finished_at=event.at)
         return advance(done, event.at)
     return given_up(execution, place, said, event.at)
+
+
+def doubt_of(execution: Execution) -> tuple[int | None, int | None]:
+    """The step and attempt that a person is asked about in ``attention``; None where it is the check."""
+    if execution.verification is not None:
+        return None, None
+    return execution.cursor, execution.steps[execution.cursor].attempt
 
 
 def on_lease_end(execution: Execution, place: Place, at: datetime) -> Move:
@@ -145,33 +162,16 @@ def begin_rollback(
     return Move("rollback_begun", taken)
 
 
-def on_rollback_requested(execution: Execution, event: RollbackRequested) -> Move:
-    """Somebody wants what an execution that has ended did taken back."""
-    refusal = why_not_rolled_back(execution)
-    if refusal is not None:
-        raise Stale(refusal)
-    reason = f"rollback asked for by {event.by}" + (f": {event.comment}" if event.comment else "")
-    asked = {"by": event.by, "asked_at": event.at, "ended_before": execution.finished_at}
-    rollback = begun_rollback(execution, reason, "person", event.at).model_copy(update=asked)
-    again = {"reason": reason, "finished_at": None, "cancel_by": None}
-    return Move("rollback_asked", execution.now(rollback=rollback, **again))
-
-
-def why_not_rolled_back(execution: Execution) -> str | None:
-    """Why an execution that has ended cannot be rolled back; None when it can."""
-    if execution.request.dry_run:
-        return "a dry run changed nothing"
-    rollback = derive_rollback(execution, "", "person")
-    if rollback.pending() is not None:
-        return None
-    by_hand = [f"step {step.index + 1}: {step.reason}" for step in rollback.steps if step.status == "manual"]
-    return "; ".join(by_hand) or "there is nothing to take back"
-
-
 def cancelled(execution: Execution, at: datetime) -> Move:
-    """Stopped because somebody asked."""
+    """Stopped because somebody asked; what was begun and would have been tried again may have taken effect."""
     reason = f"cancelled by {execution.cancel_by}"
-    return _over("cancelled", _left(execution, reason, at), at, reason)
+    left = _left(execution, reason, at)
+    if left.cursor < len(left.steps):
+        step = left.steps[left.cursor]
+        if step.begun is not None and step.finished_at is None and step.status != "unknown":
+            untold = step.error or "nobody knows whether it was applied"
+            left = left.with_step(left.cursor, status="unknown", error=untold, finished_at=at, retry_at=None)
+    return _over("cancelled", left, at, reason)
 
 
 def halted(execution: Execution, at: datetime, reason: str) -> Move:
@@ -302,7 +302,7 @@ def _try_later(execution: Execution, place: Place, error: ActionFailure, at: dat
         retries = execution.runbook.steps[place.index].retries
         base_s, cap_s = retries.backoff_seconds, retries.max_backoff_seconds
     seed = f"{execution.execution_id}/{execution.run}/{place.rolling_back}/{place.index}/{step.attempt}"
-    delay_s = max(backoff_s(base_s, cap_s, step.failures + 1, seed), error.delay_s or 0)
+    delay_s = max(backoff_s(base_s, cap_s, step.failures + 1, seed), min(error.delay_s or 0, MAX_DELAY_S))
     waits = place.change(
         execution,
         status="backing_off",
@@ -358,6 +358,8 @@ def _complete(execution: Execution, at: datetime) -> Move:
         )
     check = execution.runbook.rollback_metric_check
     if check is not None and any(step.status == "succeeded" for step in execution.steps):
+        if execution.cancel_by is not None:
+            return cancelled(execution, at)
         verification = Verification(check_at=at + timedelta(minutes=check.check_after_minutes))
         return Move("check_waits", execution.now(verification=verification, reason=""))
     return _over("all_done", execution, at, f"step {named} failed and was passed over" if failed else "")

@@ -10,6 +10,7 @@ from app.core.secret_references import names_in
 from app.core.templating import is_template
 
 MAX_REPLICAS = 100_000
+MAX_DIGITS = 4000  # of a number written as text; Python reads no longer ones
 Text = Annotated[str, Field(max_length=16384)]
 ShortText = Annotated[str, Field(min_length=1, max_length=1024)]
 Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60)]
@@ -128,7 +129,7 @@ class KubernetesScale(DeploymentFields):
         if isinstance(value, str) and is_template(value):
             return value
         if isinstance(value, str) and value.isascii() and value.isdigit():
-            value = int(value[:9])
+            value = int(value) if len(value) <= MAX_DIGITS else MAX_REPLICAS + 1
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_REPLICAS:
             raise ValueError(f"must be a whole number from 0 to {MAX_REPLICAS}, or a template that gives one")
         return value

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -37,14 +38,15 @@ class ExecutionIndex:
     def rebuild(self, states: Iterable[State]) -> None:
         """Forget everything and take these, in any order."""
         self.__init__(self._paused, self._ended)  # type: ignore[misc]
-        known = list(states)
-        requested = [(state.run, False, state) for state in known]
-        became = [(_place(state), True, state) for state in known]
-        for _, is_now, state in sorted([*requested, *became], key=lambda place: place[:2]):
-            if is_now:
-                self.put(state)
-            else:
-                self._line(state.tenant).recall(state)
+        recalled: list[tuple[int, int, Callable[[], None]]] = []
+        for state in states:
+            line = self._line(state.tenant)
+            recalled.append((state.run, 0, partial(line.recall, state)))
+            if isinstance(state, Execution) and state.taken_up_again:
+                recalled.append((_first_end_of(state), 1, partial(line.recall_end, state)))
+            recalled.append((_place(state), 2, partial(self.put, state)))
+        for _, _, recall in sorted(recalled, key=lambda place: place[:2]):
+            recall()
 
     def __len__(self) -> int:
         """How many have not ended."""
@@ -145,8 +147,16 @@ class Survey(NamedTuple):
 def _place(state: State) -> int:
     """Where in the log it came to be what it is now for its line: an end counts from its own place."""
     if isinstance(state, Marker):
+        if state.trace is not None and state.trace.offset is not None:
+            return state.trace.offset
         return state.run if state.last_offset is None else state.last_offset
     return state.place_in_line
+
+
+def _first_end_of(state: Execution) -> int:
+    """Where in the log one that is being taken back had ended."""
+    trace = state.trace()
+    return state.run if trace is None or trace.offset is None else trace.offset
 
 
 def row_of(partition: int, state: State) -> bytes:

@@ -46,6 +46,11 @@ class Line:
         if trace is not None:
             self._runs_of(trace.runbook).begin(state.execution_id, trace)
 
+    def recall_end(self, state: Execution) -> None:
+        """One that is being taken back had ended before, and is not at work."""
+        if (trace := state.trace()) is not None:
+            self._runs_of(trace.runbook).end(state.execution_id, trace)
+
     def startable(self, paused: Callable[[str], bool]) -> tuple[str, ...]:
         """Who may start now; paused says of an execution whether somebody keeps it from starting."""
         ready = ((name, self.waiting[name]) for name in self.locks.ready() if not paused(name))

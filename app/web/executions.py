@@ -7,7 +7,8 @@ from pydantic import Field
 
 from app.core.events import CancelRequested, RollbackRequested, StepResolved
 from app.core.execution import Execution, Status
-from app.core.stepping import why_not_rolled_back
+from app.core.manual_rollback import why_not_rolled_back
+from app.core.stepping import doubt_of
 from app.history.items import item_of
 from app.web.answers import EventItem, EventList, ExecutionItem
 from app.web.auth import caller_of
@@ -76,7 +77,7 @@ async def cancel(request: web.Request) -> web.Response:
     body = await read_body(request, CancelBody) if request.can_read_body else CancelBody()
     if execution.terminal or execution.status == Status.rolling_back:
         raise ApiProblem(409, f"the execution is {execution.status}: it cannot be cancelled")
-    if execution.cancel_by is not None:
+    if execution.is_stopping:
         return answer(item_of(execution), 202)
     event = CancelRequested(
         **_word(request, execution, body.comment),
@@ -90,9 +91,12 @@ async def resolve(request: web.Request) -> web.Response:
     body = await read_body(request, ResolveBody)
     if execution.status != Status.attention:
         raise ApiProblem(409, f"the execution is {execution.status}: nothing waits for an answer")
+    step, attempt = doubt_of(execution)
     event = StepResolved(
         **_word(request, execution, body.comment),
         outcome=body.outcome,
+        step=step,
+        attempt=attempt,
     )
     return await _seen(request, await parts_of(request).log.publish_event(event))
 

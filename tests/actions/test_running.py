@@ -101,6 +101,23 @@ async def test_a_dry_run_says_what_depends_on_earlier_steps(carry_out, body):
     assert prepared.plan.summary == "http POST: depends on what earlier steps give back"
 
 
+@pytest.mark.parametrize(
+    ("when", "planned"),
+    [
+        ("steps[0].status == 'succeeded'", True),
+        ("steps[0].output != null && steps[0].output.status == 201", True),
+        ("steps[0].output.status == 201", True),
+        ("steps[0].status == 'failed'", False),
+        ("steps[1].status == 'succeeded'", False),
+        ("context.n == 1", False),
+    ],
+)
+async def test_a_dry_run_takes_what_is_planned_for_done(carry_out, when, planned):
+    told = story(http(), http(when=when), dry_run=True, context={"n": 2}).prepared()
+    (said,) = await carry_out(told.command)
+    assert said.type == ("step_prepared" if planned else "step_skipped")
+
+
 async def test_a_dry_run_still_finds_a_mistake(carry_out):
     told = story(http(), http(body="{{ nope }} {{ steps[0].output.n + 1 }}"), dry_run=True).prepared()
     (finished,) = await carry_out(told.command)

@@ -194,8 +194,8 @@ class Story:
         given = {**self.common(), "run": self.state.run, "by": by, "comment": comment, "finished": pinned}
         return self.tell(RollbackRequested(**(given | fields)))
 
-    def resolved(self, outcome, comment=""):
-        return self.tell(StepResolved(**self.common(), outcome=outcome, by="ann", comment=comment))
+    def resolved(self, outcome, comment="", **about):
+        return self.tell(StepResolved(**self.common(), outcome=outcome, by="ann", comment=comment, **about))
 
     def measured(self, value, *, attempt=None, detail=""):
         attempt = attempt or self.command.attempt

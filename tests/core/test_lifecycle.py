@@ -25,7 +25,7 @@ from app.core.execution import TERMINAL, Execution, Status
 from app.core.lifecycle import decide, evolve, wake_at, why_not_decided
 from app.core.planning import ActionFailure, Outcome
 from app.core.rollback import ROLLBACK_ATTEMPTS
-from app.core.stepping import backoff_s
+from app.core.stepping import backoff_s, doubt_of
 from app.core.transitions import TRANSITIONS
 
 CHECK = {"metric_name": "cpu", "check_after_minutes": 5, "rollback_if_value_exceeds": 90.0}
@@ -120,6 +120,10 @@ class TestRetries:
     def test_a_permanent_failure_is_not_tried_again(self):
         assert story(self.STEP).does("failed", "no").status == "failed"
 
+    def test_however_long_the_other_side_asks_for_it_is_a_day_at_most(self):
+        s = story(self.STEP).does("failed", "busy", temporary=True, delay_s=1e300)
+        assert wake_at(s.state) == T0 + timedelta(days=1)
+
     def test_the_other_side_says_how_long_to_wait(self):
         s = story(self.STEP).does("failed", "busy", temporary=True, delay_s=120)
         assert wake_at(s.state) == T0 + timedelta(seconds=120)
@@ -212,8 +216,64 @@ class TestUnknown:
     def test_a_person_says_it_failed(self):
         assert story(slack()).does("unknown", "x").resolved("failed").status == "failed"
 
+    def test_what_was_answered_for_is_not_answered_for_again(self):
+        s = story(scale(on_unknown="attention"), rollback_metric_check=CHECK).does("unknown", "x").resolved("succeeded")
+        assert s.status == "verifying"
+        verifying = s.state
+        for again in ("succeeded", "failed"):
+            assert s.resolved(again).refusal == "nothing waits for a person's word"
+        assert (s.state, s.state.verification.readings) == (verifying, ())
+
+    def test_no_answer_takes_the_approval_from_a_rollback(self):
+        s = story(scale(require_approval=True), rollback_metric_check=CHECK).prepared(plan(inverse=True)).decided()
+        s.does(inverse=True).at(300).timer().measured(50).back().prepared(plan("back"))
+        assert s.status == "awaiting_approval"
+        waiting = s.state
+        for late in ("succeeded", "failed"):
+            assert s.resolved(late).refusal == "nothing waits for a person's word"
+        assert s.state is waiting
+
+    def test_an_answer_about_one_step_is_none_about_another(self):
+        s = story(slack(), slack()).does("unknown", "x")
+        assert s.resolved("succeeded", step=0, attempt=2).refusal.startswith("it is about step 0, attempt 2")
+        assert s.resolved("succeeded", step=0, attempt=1).refusal is None
+        s.does("unknown", "x")
+        assert s.resolved("failed", step=0, attempt=1).refusal.startswith("it is about step 0, attempt 1")
+        assert s.resolved("failed", step=1, attempt=1).status == "failed"
+
+    def test_an_answer_about_a_step_is_none_about_the_check(self):
+        s = story(slack(), rollback_metric_check={**CHECK, "on_no_data": "attention"}).does()
+        s.at(300).timer().measured(None)
+        assert (s.status, doubt_of(s.state)) == ("attention", (None, None))
+        assert s.resolved("succeeded", step=0, attempt=1).refusal.startswith("it is about step 0")
+        assert s.resolved("succeeded").status == "succeeded"
+
+    @pytest.mark.parametrize(("outcome", "status"), [("succeeded", "succeeded"), ("failed", "failed")])
+    def test_while_the_next_try_waits_a_late_word_for_good_counts(self, outcome, status):
+        s = story(http(on_unknown="retry"))
+        command = s.command
+        s.started().at(15).timer()
+        assert s.state.steps[0].status == "backing_off"
+        s.finished(command, outcome, "x" if outcome == "failed" else None)
+        assert (s.status, s.state.steps[0].retry_at, wake_at(s.state)) == (status, None, None)
+
+    @pytest.mark.parametrize("word", [{"temporary": True}, {}])
+    def test_while_the_next_try_waits_a_late_word_that_leaves_it_open_changes_nothing(self, word):
+        s = story(http(on_unknown="retry"))
+        command = s.command
+        s.started().at(15).timer()
+        waiting = s.state
+        s.finished(command, "failed" if word else "unknown", "x", **word)
+        assert (s.state, s.refusal) == (waiting, "it will be tried again already")
+
+    def test_a_late_success_of_a_way_back_counts_while_its_next_try_waits(self):
+        s = story(scale(), slack(), rollback_on_failure=True).does(inverse=True).does("failed", "x")
+        command = s.command
+        s.started().at(15).timer().finished(command)
+        assert s.status == "rolled_back"
+
     def test_nothing_to_resolve(self):
-        assert story(slack()).started().resolved("failed").refusal == "no step waits for an answer"
+        assert story(slack()).started().resolved("failed").refusal == "nothing waits for a person's word"
 
 
 class TestInterrupted:
@@ -344,6 +404,26 @@ class TestCancel:
         assert s.status == "running"
         assert s.cancel().refusal == "it is being cancelled already"
         assert s.finished(command).status == "cancelled"
+
+    def test_after_the_last_step_no_metric_is_read(self):
+        s = story(slack(), slack(), rollback_metric_check=CHECK).does()
+        command = s.command
+        assert s.started().cancel().finished(command).status == "cancelled"
+        assert (s.state.verification, s.state.reason) == (None, "cancelled by ann")
+
+    def test_where_nobody_knows_how_the_last_step_ended_it_can_be_cancelled_again(self):
+        s = story(slack()).started().cancel().at(15).timer()
+        assert s.status == "attention"
+        assert s.cancel("bob").status == "cancelled"
+        assert s.state.reason == "cancelled by bob"
+
+    def test_what_was_begun_and_waited_for_its_next_try_is_unknown(self):
+        s = story(scale()).started(plan(inverse=True)).at(15).timer().cancel()
+        step = s.state.steps[0]
+        assert (s.status, step.status, step.finished_at) == ("cancelled", "unknown", s.now)
+        assert "stopped answering" in step.error
+        s = story(scale()).started(plan(inverse=True)).at(15).timer().at(60).timer().cancel().interrupted()
+        assert (s.status, s.state.steps[0].status) == ("cancelled", "unknown")
 
     def test_while_it_waits_it_ends_at_once(self):
         assert story(scale(require_approval=True)).prepared().cancel().status == "cancelled"

@@ -1,13 +1,16 @@
 """An ended execution that a person wants taken back: it asks where the step had to, from a marker as from the state."""
 
+from datetime import timedelta
+
 import pytest
-from building import Story, http, plan, scale, slack, story
+from building import T0, Story, http, plan, scale, slack, story
 
 from app.core.approval import MAX_REPLACED
 from app.core.approving import MAX_REQUESTS
 from app.core.execution import Execution, Marker
 from app.core.lifecycle import decide, evolve, wake_at
 from app.core.rollback import rollback_status
+from app.core.step_state import FirstEnd
 
 
 def scaled(**fields) -> Story:
@@ -205,6 +208,48 @@ def test_an_execution_that_was_cancelled_is_taken_back_to_the_end():
     assert s.status == "rolling_back"  # a rollback has tries of its own, whoever cancelled what was before it
     s.at(60).timer().does()
     assert s.status == "rolled_back"
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_what_was_begun_and_never_told_of_is_taken_back(due):
+    s = story(scale(), scale()).does(inverse="one").started(plan(inverse="two")).at(15).timer()
+    s = s.at(60).timer().cancel().interrupted() if due else s.cancel()
+    assert s.status == "cancelled"
+    assert [step.index for step in s.back().state.rollback.steps] == [1, 0]
+
+
+def test_what_was_begun_and_never_told_of_and_has_no_inverse_is_left_to_a_person():
+    s = story(http(on_unknown="retry")).started().at(15).timer().cancel().back()
+    assert s.refusal == "step 1: it cannot be taken back"
+
+
+def test_a_step_that_was_begun_before_a_no_to_its_next_plan_is_taken_back():
+    s = story(scale(require_approval=True), on_halt="rollback").prepared(plan(inverse=True)).decided()
+    s.started(s.state.steps[0].plan).at(15).timer().at(60).timer().prepared(plan("another", inverse=True))
+    assert s.status == "awaiting_approval"
+    s.decided("reject")
+    assert (s.status, [step.index for step in s.state.rollback.steps]) == ("rolling_back", [0])
+
+
+def test_it_had_first_ended_as_it_did_however_often_it_is_taken_back():
+    s = story(scale(), scale(), cooldown_seconds=60).judged().does(inverse="one").does("failed", "x")
+    ended = s.offset
+    first = FirstEnd(at=T0, offset=ended, end="bad")
+    s.at(60).back().does("failed", "busy")
+    assert (s.status, s.state.rollback.first_end) == ("rollback_failed", first)
+    s.at(120).back()
+    assert (s.state.rollback.first_end, s.state.rollback.ended_before) == (first, T0 + timedelta(seconds=60))
+    trace = s.does().state.marker().trace
+    assert (trace.ended_at, trace.end, trace.offset) == (T0, "bad", ended)
+
+
+def test_a_state_from_before_its_first_end_was_kept_says_neither():
+    s = story(scale(), cooldown_seconds=60).judged().does(inverse=True).back()
+    old = s.state.now(rollback=s.state.rollback.model_copy(update={"first_end": None}))
+    assert (old.trace().ended_at, old.trace().end, old.trace().offset) == (T0, "neither", None)
+    s.state = old
+    s.does("failed", "no").back()
+    assert (s.refusal, s.state.rollback.first_end) == (None, None)
 
 
 def test_a_marker_reads_with_and_without_its_offset():

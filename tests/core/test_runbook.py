@@ -124,11 +124,22 @@ def test_depth_is_bounded():
 
 
 def test_numbers_may_come_as_templates_or_digits():
-    runbook = read_runbook({**PAGE, "steps": [scale(replicas="{{ 2 + 2 }}"), scale(replicas="7")]})
-    assert [step.replicas for step in runbook.steps] == ["{{ 2 + 2 }}", 7]
+    runbook = read_runbook(
+        {**PAGE, "steps": [scale(replicas="{{ 2 + 2 }}"), scale(replicas="7"), scale(replicas="0000000005")]}
+    )
+    assert [step.replicas for step in runbook.steps] == ["{{ 2 + 2 }}", 7, 5]
 
 
-@pytest.mark.parametrize("value", [True, 1.5, None, "", "\u0661", 100_001, "9999999999999"])
+def test_a_first_pause_longer_than_the_longest_is_refused_in_a_new_definition_only():
+    said = refused(lambda r: r["steps"][1].update(retries={"max_attempts": 3, "backoff_seconds": 300}))
+    assert str(said) == ("steps[1].retries.max_backoff_seconds: is 60, and backoff_seconds 300: give at least as much")
+    both = {"max_attempts": 3, "backoff_seconds": 300, "max_backoff_seconds": 300}
+    assert read_runbook({**PAGE, "steps": [http(retries=both)]}).steps[0].retries.backoff_seconds == 300
+    old = {**PAGE, "steps": [http(retries={"backoff_seconds": 300})]}
+    assert Runbook.model_validate(old).steps[0].retries.backoff_seconds == 300  # as the log has it
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None, "", "\u0661", 100_001, "9999999999999", "1000000001", "0" * 5000])
 def test_what_is_no_count(value):
     with pytest.raises(RunbookRefused, match="whole number"):
         read_runbook({**PAGE, "steps": [scale(replicas=value)]})

@@ -137,11 +137,17 @@ def _answered(one: Counted, step: Step, event: dict[str, Any]) -> bool:
             step.lease = max(step.lease, _time(event["lease_until"]))
         case "step_interrupted" if waiting:
             step.attempt += 1
-        case "step_finished" if waiting or step.status in {"started", "unclear"}:
+        case "step_finished" if waiting or step.status in {"started", "unclear"} or _settles(step, event["outcome"]):
             return _finished(one, step, event["outcome"], waiting=waiting)
         case _:
             return False
     return True
+
+
+def _settles(step: Step, outcome: dict[str, Any]) -> bool:
+    """Whether a late word leaves nothing to try again of a step that waits for its next try."""
+    final = outcome["outcome"] == "succeeded" or not (outcome.get("error") or {}).get("temporary")
+    return step.status == "backing_off" and outcome["outcome"] != "unknown" and final
 
 
 def _finished(one: Counted, step: Step, outcome: dict[str, Any], *, waiting: bool) -> bool:

@@ -124,6 +124,7 @@ class TestResolve:
         assert (answer.status, answer.body["status"]) == (202, "succeeded")
         (event,) = world.log.events
         assert (event.outcome, event.by, event.comment) == ("succeeded", "ann", "looked")
+        assert (event.step, event.attempt) == (0, 1)
 
     @pytest.mark.parametrize("state", [ended, waiting])
     async def test_only_what_needs_attention_is_resolved(self, web, world, holds, state):
