@@ -176,10 +176,7 @@ async def start_streams(
     membership_of(agents.app).on_shared_out.append(shared_out)
     stack.push_async_callback(agents.stop)
     await agents.start()
-    for executor in executors.steps:
-        stack.push_async_callback(executor.stop, shutdown_grace_s)
-    if executors.checker is not None:
-        stack.push_async_callback(executors.checker.stop)
+    stack.push_async_callback(executors.stop, shutdown_grace_s)
     return recovered
 
 
@@ -318,6 +315,7 @@ class Worker:
         stack.push_async_callback(clients.close)
         faust_app = build_app(connection, stream_settings(settings, settings.kafka.group_id, shared))
         agents = Agents(faust_app)
+        publisher.on_failure = agents.fail
         figures = Figures(self._registry)
         executions = declare_table(faust_app, "executions", shared, is_newer_row, outline_of_row)
         ledger_table = declare_table(faust_app, "step_ledger", shared, is_newer_claim, outline_of_claim)

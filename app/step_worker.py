@@ -50,6 +50,7 @@ class StepWorker:
             clients = clients_of(settings, self.secrets)
             stack.push_async_callback(clients.close)
             agents = Agents(build_app(connection, stream_settings(settings, group_id, shared)))
+            publisher.on_failure = agents.fail
             table = declare_table(agents.app, TABLE, shared, is_newer_claim, outline_of_claim)
             log, figures = Log(publisher), Figures(self._registry)
             ledger = Ledger(table, publisher, incarnation, membership_of(agents.app))

@@ -112,6 +112,11 @@ class Runner:
         except RunbooksError as error:
             await self._finish(command, record, self._outcome(command, error))
             return
+        except Exception as error:
+            logger.exception("step_prepare_broke", extra=_named(command))
+            broken = PermanentError(f"planning the step broke: {type(error).__name__}: {error}")
+            await self._finish(command, record, self._outcome(command, broken))
+            return
         if command.phase == "prepare" or command.plan_only or command.expected_digest not in (None, plan.digest):
             await record(StepPrepared(**self._answer(command), plan=plan))
             return
@@ -187,11 +192,6 @@ class Runner:
                 return _bounded(await action_for(step).prepare(step, scene))
         except TimeoutError:
             raise TemporaryError("planning the step took too long") from None
-        except RunbooksError:
-            raise
-        except Exception as error:
-            logger.exception("step_prepare_broke", extra=_named(command))
-            raise PermanentError(f"planning the step broke: {type(error).__name__}: {error}") from error
 
     async def _apply(
         self,

@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import faust
 from faust.types import AgentT, EventT, StreamT
 
 from app.clients.kafka import METADATA_AGE_MS
 from app.core.commands import STEP_KINDS
-from app.core.errors import RunbooksError, TemporaryError
+from app.core.errors import RunbooksError
 from app.core.model import JsonObject
 from app.ending import cancelled, tell_failure
 from app.streams.advancing import Advancer
@@ -26,6 +25,7 @@ from app.streams.membership import Membership
 from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.receipts import Receipts
+from app.streams.recovering import Recoveries, crash_when_late
 from app.streams.rows import Outline
 from app.streams.tables import DeferredTable, IsNewer
 from app.streams.topics import ANOMALY_EVENTS, APPROVAL_DECISIONS, EXECUTION_EVENTS, METRIC_SAMPLES
@@ -121,7 +121,11 @@ class Agents:
         When Faust crashes later, which ends the agents without a word, that is the failure.
         Raises RunbooksError with what failed meanwhile.
         """
-        _crash_when_late(self.app.tables.recovery)
+        crash_when_late(self.app.tables.recovery)
+        recoveries = Recoveries(membership_of(self.app))
+        recoveries.watch(self.app.tables.recovery)
+        for table in self.app.tables.values():
+            table.is_current = recoveries.is_current
         starting = asyncio.ensure_future(self.app.start())
         try:
             await asyncio.wait({starting, self.failure}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,20 +177,6 @@ class Agents:
         self.by_name[name] = self.app.agent(channel, name=name, concurrency=1)(run)
 
 
-def _crash_when_late(recovery: Any) -> None:
-    """Have a recovery fail where the broker lets it wait for too long: Faust has it end then, and says nothing."""
-    wait = recovery._wait  # noqa: SLF001 - Faust has no other place for it
-
-    async def waited(what: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109 - Faust's signature
-        try:
-            async with asyncio.timeout(timeout):
-                await wait(what)
-        except TimeoutError:
-            raise TemporaryError(f"the broker let a recovery wait for more than {timeout:g} s") from None
-
-    recovery._wait = waited  # noqa: SLF001 - the same
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the agents do their work with; all workers of a group have the same: Faust shares out all topics alike."""
@@ -204,6 +194,11 @@ class Executors:
     ledger: Ledger
     checker: MetricChecker | None = None
     inspector: SampleInspector | None = None
+
+    async def stop(self, grace_s: float) -> None:
+        """Begin nothing more, of any kind, let what acts finish for grace_s seconds, then stop it."""
+        readings = [] if self.checker is None else [self.checker.stop()]
+        await asyncio.gather(*(executor.stop(grace_s) for executor in self.steps), *readings)
 
 
 def add_agents(agents: Agents, parts: Parts) -> None:

@@ -1,7 +1,6 @@
 """What all executors share: reading their topic, and telling what they did for as long as it takes."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
@@ -16,6 +15,7 @@ from app.streams.receipts import Receipts
 from app.streams.records import source_of
 
 RETRY_S = 0.5
+LAST_WORDS_S = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -60,8 +60,13 @@ async def until_taken(named: Named, write: Callable[[], Awaitable[object]]) -> N
 
 
 async def give_up(running: Sequence["asyncio.Task[None]"]) -> None:
-    """Cancel what is being carried out, and wait until all of it has ended."""
-    for task in running:
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(*running, return_exceptions=True)
+    """Cancel what is being carried out, and wait until all of it has ended.
+
+    Each is let tell the log how it ended, for some time: where nobody takes that, its lease tells.
+    """
+    left = set(running)
+    for patience_s in (LAST_WORDS_S, None):
+        for task in left:
+            task.cancel()
+        if left:
+            _, left = await asyncio.wait(left, timeout=patience_s)

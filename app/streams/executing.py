@@ -52,6 +52,7 @@ class StepExecutor:
         self._figures = figures
         self._room = asyncio.Semaphore(concurrency)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._repeated: dict[str, list[EventT[bytes]]] = {}
         self._revoked: set[str] = set()
         self._owned: set[int] = set()
         self._stopping = False
@@ -96,7 +97,11 @@ class StepExecutor:
         if event.message.partition not in self._owned:
             return True
         entry = self._ledger.find(command.command_id)
-        if command.command_id in self._running or (entry is not None and entry.done):
+        if command.command_id in self._running:
+            self._again(command)
+            self._repeated.setdefault(command.command_id, []).append(event)
+            return True
+        if entry is not None and entry.done:
             self._again(command)
             event.ack()
             return True
@@ -110,7 +115,10 @@ class StepExecutor:
         return self._lines
 
     def _again(self, command: StepCommand | NoticeCommand) -> None:
-        """It is done, or being done; a cancellation that came after it stops it if it has not begun to act."""
+        """It is done, or being done; a cancellation that came after it stops it if it has not begun to act.
+
+        The record of one that is being done is acknowledged with the first: until then nobody else would know of it.
+        """
         self._figures.commands.labels(self.kind, "repeated").inc()
         if isinstance(command, StepCommand) and command.revoked and command.command_id in self._running:
             self._revoked.add(command.command_id)
@@ -123,6 +131,7 @@ class StepExecutor:
 
     def _ended(self, command: StepCommand | NoticeCommand, task: "asyncio.Future[None]") -> None:
         self._running.pop(command.command_id, None)
+        self._repeated.pop(command.command_id, None)
         self._revoked.discard(command.command_id)
         self._figures.in_flight.labels(self.kind).set(len(self._running))
         self._room.release()
@@ -150,8 +159,13 @@ class StepExecutor:
         await self._settle(command, event)
 
     async def _answer_for(self, command: StepCommand, event: EventT[bytes], entry: Entry) -> None:
-        """Another worker took it: once that one may no longer begin it, say that it was interrupted."""
+        """Another worker took it: once that one may no longer begin it, say that it was interrupted.
+
+        Where the partition is another worker's by then, that one does.
+        """
         await self._until_given_up(entry)
+        if event.message.partition not in self._owned:
+            return
         await self._runner.interrupted(command, self._record)
         self._figures.commands.labels(self.kind, "interrupted").inc()
         await self._settle(command, event)
@@ -194,7 +208,8 @@ class StepExecutor:
         """Write into the ledger that nothing is left to do, then acknowledge."""
         if event.message.partition in self._owned:
             await until_taken(command, lambda: self._ledger.finish(command.command_id, posted))
-        event.ack()
+        for one in (event, *self._repeated.pop(command.command_id, ())):
+            one.ack()
 
     async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:
         """Tell the log, however long it takes: what was done must be known."""

@@ -5,10 +5,10 @@ order within a partition, and gives every record a future that says when the bro
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced
 from aiokafka.structs import RecordMetadata
 
 from app.core.errors import RecordTooLarge, TemporaryError
@@ -21,10 +21,15 @@ Delivery = asyncio.Future[RecordMetadata]
 
 
 class Publisher:
-    """A started producer."""
+    """A started producer.
+
+    on_failure: called with the error when a record was lost on its way, or the producer takes no more. Records are
+    numbered: after one that is missing the broker takes no later ones of its partition, so only a new producer helps.
+    """
 
     def __init__(self, connection: KafkaConnection, client_id: str, limits: Mapping[str, int] | None = None) -> None:
         """Build it; ``start`` connects. limits: by topic, the bytes that the broker takes in one record."""
+        self.on_failure: Callable[[BaseException], None] = lambda _: None
         self._limits = dict(limits or {})
         self._producer = AIOKafkaProducer(
             **connection.client_arguments(),
@@ -64,8 +69,15 @@ class Publisher:
                 topic, value, key=key, partition=partition, headers=list(headers)
             )
         except KafkaError as error:
+            if _is_dead(error):
+                self.on_failure(error)
             raise TemporaryError(f"Kafka did not take a record for {topic}: {error!r}") from error
+        delivery.add_done_callback(self._arrived)
         return delivery
+
+    def _arrived(self, delivery: Delivery) -> None:
+        if not delivery.cancelled() and (error := delivery.exception()) is not None:
+            self.on_failure(error)
 
     def room(self, topic: str) -> int:
         """How many bytes of key, value and headers one record of a topic may have."""
@@ -90,3 +102,8 @@ class Publisher:
             return await asyncio.shield(delivery)
         except KafkaError as error:
             raise TemporaryError(f"Kafka did not acknowledge a record for {topic}: {error!r}") from error
+
+
+def _is_dead(error: KafkaError) -> bool:
+    """Whether the producer has ended: all that is sent from then on is given what ended it, or a bare KafkaError."""
+    return isinstance(error, OutOfOrderSequenceNumber | ProducerFenced | ProducerClosed) or type(error) is KafkaError

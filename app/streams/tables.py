@@ -40,8 +40,9 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
     """A table that keeps its unsent changes until ``send_changes``.
 
     is_newer: whether a row (the second one) may stand in the place of another one of the same key. outline: what is
-    asked for of a row that is read back. on_owned: called after each recovery with the owned partitions. on_failure:
-    called with what that raised, or with a DataFolderError; the worker must stop then.
+    asked for of a row that is read back. on_owned: called after each recovery with the owned partitions, where
+    is_current says that they still are. on_failure: called with what that raised, or with a DataFolderError; the
+    worker must stop then.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -55,6 +56,7 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         self.unwritten: dict[str, asyncio.Future[Any]] = {}
         self.on_owned: Callable[[set[int]], None] | None = None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
+        self.is_current: Callable[[], bool] = lambda: True
 
     @property
     def rows(self) -> Rows:
@@ -83,6 +85,8 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
         """After every rebalance, before records flow again: keep only the owned partitions, and say which they are."""
         await super().on_recovery_completed(active_tps, standby_tps)
+        if not self.is_current():
+            return
         owned = {tp.partition for tp in active_tps}
         self._forget_all_but(owned)
         rows = (self.rows.find(key) for key in self._overwritten)

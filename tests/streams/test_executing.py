@@ -26,6 +26,8 @@ from app.clients.ssh import SshClient
 from app.core.commands import MetricCommand, write_command
 from app.core.runbook import MetricCheck
 from app.core.spans import carried_out, sending
+from app.streams import commanding
+from app.streams.app import Executors
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
 from app.streams.ledger import LEDGER_KEPT, Entry, Ledger, Posted, outline_of_claim
@@ -122,9 +124,10 @@ async def test_a_command_that_comes_again_is_begun_once(bench):
     command = bench.command()
     await bench.take(command)
     again = await bench.take(command)
-    assert again.acked
+    assert not again.acked  # whoever is next would know nothing of it
     bench.answer.set()
-    await until(lambda: is_true(lambda: "finished" in bench.log.told))
+    await until(lambda: is_true(lambda: again.acked))
+    assert bench.log.told == ["started", "finished"]
     assert (await bench.take(command)).acked
     assert len(bench.calls) == 1
 
@@ -317,6 +320,68 @@ async def test_stopping_nothing_more_begins(bench):
     bench.table.broker.set()
     await stopping
     assert (bench.log.told, bench.calls, record.acked) == (["interrupted"], [], True)
+
+
+async def test_all_kinds_of_a_worker_stop_at_once(bench):
+    other = bench.worker("other kind")
+    await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    stopping = asyncio.create_task(Executors((bench.executor, other), other._ledger).stop(5))
+    await until(lambda: is_true(lambda: other._stopping))
+    late = await bench.take(bench.command().model_copy(update={"run": 2, "command_id": "e/2/0/apply/1"}), other)
+    assert (late.acked, other.in_flight(), stopping.done()) == (False, 0, False)
+    bench.answer.set()
+    await stopping
+
+
+async def test_stopping_ends_though_nobody_takes_the_last_words(bench, monkeypatch):
+    monkeypatch.setattr(commanding, "LAST_WORDS_S", 0.2)
+    await bench.take(bench.command())
+    await until(lambda: is_true(lambda: bench.calls))
+    bench.log.refusals = 10**6
+    async with asyncio.timeout(20):
+        await bench.executor.stop(0)
+    assert (bench.executor.in_flight(), bench.log.told) == (0, ["started"])
+
+
+async def test_what_cannot_even_be_looked_at_ends_as_failed(bench):
+    bench.executor._runner.clients.secrets.check = broken
+    record = await bench.take(bench.command())
+    await until(lambda: is_true(lambda: record.acked))
+    (finished,) = bench.log.events
+    said = "planning the step broke: RuntimeError: out of order"
+    assert (finished.outcome.outcome, finished.outcome.error.message) == ("failed", said)
+
+
+def broken(*_):
+    raise RuntimeError("out of order")
+
+
+async def test_once_its_partition_is_gone_it_does_not_answer_for_what_another_worker_took(bench):
+    command = bench.command()
+    await bench.take(command)
+    await until(lambda: is_true(lambda: bench.calls))
+    other = bench.worker("other")
+    record = await bench.take(command, other)
+    other.on_partitions({1})
+    await until(lambda: is_true(lambda: not other.in_flight()))
+    assert (record.acked, bench.log.told) == (False, ["started"])
+
+
+async def test_a_record_that_comes_again_is_not_acknowledged_for_what_was_given_up(bench):
+    bench.monotonic += 10  # it waits to hear that it is a member
+    command = bench.command()
+    await bench.take(command)
+    again = await bench.take(command)
+    bench.memberships["me"].shared_out()
+    bench.executor.on_partitions({1})
+    await until(lambda: is_true(lambda: not bench.executor.in_flight()))
+    assert bench.log.told == []
+    bench.executor.on_partitions({0})
+    once_more = await bench.take(command)
+    await until(lambda: is_true(lambda: once_more.acked))
+    assert (bench.log.told, bench.calls) == (["interrupted"], [])
+    assert again is not once_more
 
 
 async def test_what_comes_once_it_stops_is_left_to_whoever_is_next(bench):
