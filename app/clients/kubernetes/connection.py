@@ -1,6 +1,8 @@
-"""One connection to one cluster's API: opened once, every request bounded, every foreign error translated."""
+"""One connection to one cluster's API: kept while it knows us, every request bounded, foreign errors translated."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,7 +15,7 @@ from pydantic import JsonValue, ValidationError
 
 from app import __version__
 from app.clients.kubernetes.answers import Answer
-from app.clients.kubernetes.refusals import lacks_right, translated
+from app.clients.kubernetes.refusals import lacks_right, refused_with, translated
 from app.clients.network import send_once
 from app.core.errors import ActionError, OutcomeUnknown, PermanentError, TemporaryError
 
@@ -48,6 +50,14 @@ class Request:
         return "application/json-patch+json" if isinstance(self.body, list) else "application/merge-patch+json"
 
 
+@dataclass(eq=False, slots=True)
+class _Login:
+    """The API with the credentials that were read at one time. users: requests that go through it just now."""
+
+    api: client.ApiClient
+    users: int = 0
+
+
 class Connection:
     """One cluster; off when neither a kubeconfig nor in_cluster is given."""
 
@@ -57,21 +67,32 @@ class Connection:
         self._context = context
         self._in_cluster = in_cluster
         self._timeout_s = timeout_s
-        self._api: client.ApiClient | None = None
+        self._login: _Login | None = None
         self._opening = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the session."""
-        if self._api is not None:
-            await self._api.close()
-            self._api = None
+        if self._login is not None:
+            await self._login.api.close()
+            self._login = None
 
     async def ask(self, request: Request, answer: type[A]) -> A:
         """What the API answers, read as ``answer``.
 
-        Raises PermanentError, TemporaryError or, of a write that may have taken effect, OutcomeUnknown.
+        An API that does not know us has not looked at the request: with the credentials as they are then, a write is
+        sent once more, too. Raises PermanentError, TemporaryError or, of a write that may have taken effect,
+        OutcomeUnknown.
         """
-        api = await self._open()
+        async with self._logged_in() as login:
+            try:
+                return await self._asked(login.api, request, answer)
+            except PermanentError as error:
+                if not refused_with(error, 401):
+                    raise
+            async with self._logged_in(instead_of=login) as renewed:
+                return await self._asked(renewed.api, request, answer)
+
+    async def _asked(self, api: client.ApiClient, request: Request, answer: type[A]) -> A:
         what, writes = request.what, request.writes and not request.dry_run
         try:
             async with asyncio.timeout(self._timeout_s):  # the session's own limit leaves out renewing credentials
@@ -102,13 +123,13 @@ class Connection:
 
     async def _is_ready(self) -> bool:
         """Whether the API says so at /readyz; one that has not loaded its roles lets nobody look there."""
-        api = await self._open()
-        limits = aiohttp.ClientTimeout(total=self._timeout_s)
+        options = {"_return_http_data_only": True, "_request_timeout": aiohttp.ClientTimeout(total=self._timeout_s)}
         types = {"response_types_map": {200: "str"}, "auth_settings": ["BearerToken"]}
-        try:
-            await api.call_api("/readyz", "GET", **types, _return_http_data_only=True, _request_timeout=limits)
-        except (ApiException, aiohttp.ClientError, TimeoutError):
-            return False
+        async with self._logged_in() as login:
+            try:
+                await login.api.call_api("/readyz", "GET", **types, **options)
+            except (ApiException, aiohttp.ClientError, TimeoutError):
+                return False
         return True
 
     async def _call(self, api: client.ApiClient, request: Request) -> Any:
@@ -125,11 +146,32 @@ class Connection:
             _request_timeout=limits,
         )
 
-    async def _open(self) -> client.ApiClient:
-        async with self._opening:
-            if self._api is None:
-                self._api = await self._connected()
-            return self._api
+    @contextlib.asynccontextmanager
+    async def _logged_in(self, instead_of: _Login | None = None) -> AsyncIterator[_Login]:
+        """The login that there is, else a new one, as instead of one that the API does not know any more.
+
+        One that was replaced is closed by the last request that goes through it.
+        """
+        async with self._opening:  # who waits here finds what the first one made
+            if self._login is None:
+                self._login = _Login(await self._connected())
+            elif self._login is instead_of:
+                self._login = _Login(await self._reconnected())
+            login = self._login
+            login.users += 1
+        try:
+            yield login
+        finally:
+            login.users -= 1
+            if login is not self._login and not login.users:
+                await login.api.close()
+
+    async def _reconnected(self) -> client.ApiClient:
+        """The same again; what could be read once may be just being written, or its plugin's server be away."""
+        try:
+            return await self._connected()
+        except PermanentError as error:
+            raise TemporaryError(f"the Kubernetes credentials cannot be renewed: {error}") from error
 
     async def _connected(self) -> client.ApiClient:
         configuration = client.Configuration()
