@@ -53,7 +53,7 @@ class Secrets:
     def resolve(self, tenant: str, text: str) -> str:
         """The text with every ``$NAME`` and ``${NAME}`` filled in; ``$$`` is a dollar sign.
 
-        Raises PermanentError naming a secret that is missing or too short to be masked.
+        Raises PermanentError naming a secret that is missing, is no UTF-8 or is too short to be masked.
         """
         return REFERENCE.sub(lambda found: self._value(tenant, found[1] or found[2]), text)
 
@@ -104,7 +104,7 @@ class Secrets:
             return "$"
         value = self._from_folder(tenant, name)
         if value is None and name in self._allowed:
-            value = self._environment.get(name)
+            value = self._from_environment(name)
         if value is None:
             raise PermanentError(
                 f"the secret ${name} is missing: put it into {tenant}/{name} in the secrets folder, "
@@ -113,6 +113,17 @@ class Secrets:
         if len(value) < MIN_LENGTH:
             raise PermanentError(f"the secret ${name} is shorter than {MIN_LENGTH} characters and could not be masked")
         self._seen.setdefault(tenant, _Seen()).add(name, value)
+        return value
+
+    def _from_environment(self, name: str) -> str | None:
+        """The variable's text; Python keeps bytes that are no UTF-8 as lone surrogates, which cannot be sent."""
+        value = self._environment.get(name)
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:  # it holds the value
+            raise PermanentError(
+                f"the secret ${name} is no UTF-8: set the environment variable {name} to text in UTF-8"
+            ) from None
         return value
 
     def _from_folder(self, tenant: str, name: str) -> str | None:
@@ -138,12 +149,14 @@ class _Seen:
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, name: str, value: str) -> None:
+        """Know the value; it counts as known once all of its forms are, so that a failure leaves none usable."""
         if value in self._values:
             return
+        new = [(form, name, re.compile(pattern_of(form))) for form in forms_of(value)]
+        forms = sorted([*self._forms, *new], key=lambda one: len(one[0]), reverse=True)
+        pattern = re.compile("|".join(pattern.pattern for _, _, pattern in forms))
+        self._forms, self._pattern = forms, pattern
         self._values.add(value)
-        self._forms += [(form, name, re.compile(pattern_of(form))) for form in forms_of(value)]
-        self._forms.sort(key=lambda one: len(one[0]), reverse=True)
-        self._pattern = re.compile("|".join(pattern.pattern for _, _, pattern in self._forms))
 
     def mask(self, text: str) -> str:
         """Replace in one pass, so that no mask is masked again."""

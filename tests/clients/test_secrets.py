@@ -2,6 +2,7 @@ import base64
 import html
 import json
 import os
+import traceback
 from urllib.parse import quote
 
 import pytest
@@ -94,6 +95,36 @@ def test_only_listed_variables_of_the_environment_are_read():
     assert secrets.resolve("acme", "$LISTED") == "from-environment"
     with pytest.raises(PermanentError, match="UNLISTED is missing"):
         secrets.resolve("acme", "$UNLISTED")
+
+
+def test_a_variable_that_is_no_utf8_is_refused_each_time_with_the_remedy_and_without_its_bytes():
+    value = b"p\xe9ssword".decode("utf-8", "surrogateescape")  # as os.environ holds Latin-1
+    secrets = Secrets(None, frozenset({"TOKEN", "OTHER"}), {"TOKEN": value, "OTHER": "other-value"})
+    said = r"^the secret \$TOKEN is no UTF-8: set the environment variable TOKEN to text in UTF-8$"
+    for attempt in (secrets.resolve, secrets.resolve, lambda tenant, _: secrets.check(tenant, ["TOKEN"])):
+        with pytest.raises(PermanentError, match=said) as caught:
+            attempt("acme", "$TOKEN")
+        assert "ssword" not in "".join(traceback.format_exception(caught.value))
+    secrets.remember("acme", ["TOKEN", "OTHER"])
+    assert secrets.mask("acme", "other-value") == "***OTHER***"
+
+
+class Unformed(str):
+    """A value whose forms cannot be made."""
+
+    __slots__ = ()
+
+    def splitlines(self, _keepends=None):
+        raise MemoryError
+
+
+def test_a_value_that_cannot_be_masked_is_usable_at_no_attempt():
+    secrets = Secrets(None, frozenset({"TOKEN", "OTHER"}), {"TOKEN": Unformed("the-value"), "OTHER": "other-value"})
+    secrets.resolve("acme", "$OTHER")
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            secrets.resolve("acme", "$TOKEN")
+    assert secrets.mask("acme", "other-value") == "***OTHER***"
 
 
 def test_the_environment_is_the_processes_own():
