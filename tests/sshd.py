@@ -64,9 +64,9 @@ class Sshd:
     def known_hosts(self, key: str) -> str:
         return f"[127.0.0.1]:{self.port} {(self.folder / f'{key}.pub').read_text()}"
 
-    def authority(self) -> str:
+    def authority(self, pattern: str = "127.0.0.1") -> str:
         """A line of known_hosts that trusts who signed the server's certificate."""
-        return f"@cert-authority 127.0.0.1 {self._authority.export_public_key().decode()}"
+        return f"@cert-authority {pattern} {self._authority.export_public_key().decode()}"
 
     def entry(self, user: str | None = None, **fields: Any) -> dict[str, Any]:
         """An entry of the inventory."""

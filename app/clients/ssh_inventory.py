@@ -24,9 +24,10 @@ class Host(Frozen):
     """How one host is reached, and for whom.
 
     user: the account that commands run as. key_file: a private key without a passphrase; agent: the keys of the agent
-    at SSH_AUTH_SOCK instead. known_hosts: a known_hosts file, or its lines: a text with a blank in it is lines. Paths
-    start from the inventory's folder. tenants: whose runbooks may name the host; None means everybody's. sudo_users:
-    whom a step's sudo_user may be; None leaves it to the host's sudoers.
+    at SSH_AUTH_SOCK instead. known_hosts: a known_hosts file, or its lines: a text with a blank in it is lines; those
+    for the host's name in the inventory and for its address count. Paths start from the inventory's folder. tenants:
+    whose runbooks may name the host; None means everybody's. sudo_users: whom a step's sudo_user may be; None leaves it
+    to the host's sudoers.
     """
 
     address: Word

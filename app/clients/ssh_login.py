@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -64,6 +65,23 @@ async def connect(name: str, host: Host, agent_path: str | None) -> asyncssh.SSH
             raise PermanentError(f"the connection to {name} cannot be set up: {legible(str(error))}") from error
 
 
+class _KnownHosts(asyncssh.SSHKnownHosts):
+    """The host keys of lines for a host's address, as asyncssh looks them up, and of those for its inventory name.
+
+    asyncssh's own setting for a name, host_key_alias, would put it in the place of the address, in certificates too.
+    """
+
+    def __init__(self, name: str, lines: str) -> None:
+        super().__init__(lines)
+        self._name = name
+
+    def _match(self, host: str, addr: str, port: int | None = None) -> Any:
+        """Both; asked with the port first and, only where no line of either kind has it, without."""
+        by_address = super()._match(host, addr, port)
+        by_name = super()._match(self._name, addr, port)
+        return tuple([*one, *other] for one, other in zip(by_address, by_name, strict=True))
+
+
 def _known_hosts(name: str, host: Host) -> asyncssh.SSHKnownHosts:
     """The host keys to trust: an object even when there are none, for asyncssh takes the user's own for an empty text.
 
@@ -71,7 +89,7 @@ def _known_hosts(name: str, host: Host) -> asyncssh.SSHKnownHosts:
     """
     file = host.known_hosts_file
     try:
-        return asyncssh.import_known_hosts(host.known_hosts if file is None else file.read_text(encoding="utf-8"))
+        return _KnownHosts(name, host.known_hosts if file is None else file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PermanentError(f"the known_hosts of {name} cannot be read: {_why(error)}") from error
 
