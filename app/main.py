@@ -56,13 +56,14 @@ from app.streams.executing import StepExecutor
 from app.streams.figures import Figures, IndexFigures
 from app.streams.groups import refuse_other_readers
 from app.streams.index import is_newer_row, outline_of_row
-from app.streams.ledger import Ledger, is_newer_claim, outline_of_claim
+from app.streams.ledger import TABLE, Ledger, is_newer_claim, outline_of_claim
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
 from app.streams.metric_checking import MetricChecker
 from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
+from app.streams.taking_over import take_over
 from app.streams.topics import EXECUTION_EVENTS, MATCH_DECISIONS, TopicSpec, ensure_topics, read_topics, record_limits
 from app.streams.trail import Trail
 from app.tracing import start_traces
@@ -81,6 +82,7 @@ from app.wiring import (
     signing_keys,
     slack_rules,
     stream_settings,
+    topics_of_kinds,
 )
 
 SEED_SUBJECT = "runbooks folder"
@@ -227,16 +229,15 @@ class Worker:
     async def running(self) -> AsyncIterator[Running]:
         """Start all of it in order, and stop it in the opposite one."""
         settings = self._settings
-        connection = connection_of(settings.kafka)
-        topics = read_topics(settings.kafka.topics_file, settings.kafka.group_id)
+        connection, group = connection_of(settings.kafka), settings.kafka.group_id
+        topics = read_topics(settings.kafka.topics_file, group)
         await ensure_topics(connection, topics)
-        await refuse_other_readers(
-            connection, command_topics(settings), settings.kafka.group_id, settings.kafka.group_id
-        )
+        await refuse_other_readers(connection, command_topics(settings), group, group)
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = new_incarnation()
         async with contextlib.AsyncExitStack() as stack:
             publisher = await start_publisher(stack, connection, incarnation, topics)
+            await take_over(connection, publisher, topics_of_kinds(settings), group, group, now())
             log = Log(publisher)
             definitions = Definitions(connection)
             stack.push_async_callback(definitions.stop)
@@ -318,7 +319,7 @@ class Worker:
         publisher.on_failure = agents.fail
         figures = Figures(self._registry)
         executions = declare_table(faust_app, "executions", shared, is_newer_row, outline_of_row)
-        ledger_table = declare_table(faust_app, "step_ledger", shared, is_newer_claim, outline_of_claim)
+        ledger_table = declare_table(faust_app, TABLE, shared, is_newer_claim, outline_of_claim)
         parts = Parts(
             matcher=AnomalyMatcher(definitions.catalog, log, limits_of(settings), now, figures),
             advancer=Advancer(executions, log, publisher, now, figures, definitions.pauses),

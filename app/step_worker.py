@@ -12,15 +12,22 @@ from app.settings import Settings
 from app.streams.app import Agents, add_executors, build_app, declare_table, membership_of
 from app.streams.figures import Figures
 from app.streams.groups import group_of, refuse_other_readers
-from app.streams.ledger import Ledger, is_newer_claim, outline_of_claim
+from app.streams.ledger import TABLE, Ledger, is_newer_claim, outline_of_claim
 from app.streams.log import Log
+from app.streams.taking_over import take_over
 from app.streams.topics import EXECUTION_EVENTS, ensure_topics, read_topics
 from app.tracing import start_traces
 from app.watching import watch_backlog
 from app.web.app import build_probes
-from app.wiring import clients_of, command_topics, connection_of, read_users, stream_settings
-
-TABLE = "step_ledger"
+from app.wiring import (
+    clients_of,
+    command_topics,
+    connection_of,
+    now,
+    read_users,
+    stream_settings,
+    topics_of_kinds,
+)
 
 
 class StepWorker:
@@ -39,19 +46,21 @@ class StepWorker:
         settings = self._settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         connection = connection_of(settings.kafka)
-        group_id = group_of(settings.kafka.group_id, settings.worker.kinds)
-        topics = read_topics(settings.kafka.topics_file, group_id, frozenset({TABLE}))
+        family = settings.kafka.group_id
+        group_id = group_of(family, settings.worker.kinds)
+        topics = read_topics(settings.kafka.topics_file, family, frozenset({TABLE}))
         await ensure_topics(connection, topics)
-        await refuse_other_readers(connection, command_topics(settings), group_id, settings.kafka.group_id)
+        await refuse_other_readers(connection, command_topics(settings), group_id, family)
         shared = next(topic.partitions for topic in topics if topic.name == EXECUTION_EVENTS)
         incarnation = new_incarnation()
         async with contextlib.AsyncExitStack() as stack:
             publisher = await start_publisher(stack, connection, incarnation, topics)
+            await take_over(connection, publisher, topics_of_kinds(settings), group_id, family, now())
             clients = clients_of(settings, self.secrets)
             stack.push_async_callback(clients.close)
             agents = Agents(build_app(connection, stream_settings(settings, group_id, shared)))
             publisher.on_failure = agents.fail
-            table = declare_table(agents.app, TABLE, shared, is_newer_claim, outline_of_claim)
+            table = declare_table(agents.app, TABLE, shared, is_newer_claim, outline_of_claim, family)
             log, figures = Log(publisher), Figures(self._registry)
             ledger = Ledger(table, publisher, incarnation, membership_of(agents.app))
             executors = executors_of(settings, clients, self._users, ledger, log, figures)

@@ -25,6 +25,7 @@ from app.streams.app import (
     StreamSettings,
 )
 from app.streams.connection import KafkaConnection
+from app.streams.topics import METRIC_SAMPLES
 from app.web.parts import SlackRules
 
 try:
@@ -114,6 +115,11 @@ def stream_settings(settings: Settings, group_id: str, partitions: int) -> Strea
 def command_topics(settings: Settings) -> list[str]:
     """The topics of the commands that this worker carries out."""
     return [f"step-commands.{kind}" for kind in sorted(settings.worker.kinds)]
+
+
+def topics_of_kinds(settings: Settings) -> list[str]:
+    """All topics that go with the kinds of steps that this worker carries out."""
+    return [*command_topics(settings), *([METRIC_SAMPLES] if "metric" in settings.worker.kinds else [])]
 
 
 def limits_of(settings: Settings) -> Limits:

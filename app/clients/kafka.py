@@ -1,12 +1,13 @@
 """A Kafka consumer that leaves nothing behind, whenever its start is given up or it is stopped."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 GIVEN_UP_S = 5.0
 METADATA_AGE_MS = 10_000
@@ -72,6 +73,16 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]
         """The partitions that a topic has, in order; none when the broker does not know it."""
         cluster = await self._client.fetch_all_metadata()
         return sorted(cluster.partitions_for_topic(topic) or ())
+
+    async def places_of(self, topics: Collection[str]) -> list[TopicPartition]:
+        """All partitions of these topics, whose brokers are known then; of unknown topics none.
+
+        aiokafka asks half a second later where partitions are that it is asked about and has not heard of.
+        """
+        places = [TopicPartition(topic, number) for topic in topics for number in await self.partitions_of(topic)]
+        if places:
+            await self._client.set_topics({place.topic for place in places})
+        return places
 
     async def stop(self) -> None:
         """Stop fetching, leave the group and close every connection; stopping a stopped one does nothing."""

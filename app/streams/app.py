@@ -43,7 +43,7 @@ Handler = Callable[[Records, Receipts], Awaitable[None]]
 class StreamSettings:
     """What the Faust application needs to know.
 
-    group_id: consumer group and prefix of the changelogs. session_timeout_s: how long the broker waits for a lost
+    group_id: consumer group and prefix of its own changelogs. session_timeout_s: how long the broker waits for a lost
     worker.
     """
 
@@ -92,10 +92,15 @@ def membership_of(app: faust.App) -> Membership:
 
 
 def declare_table(
-    app: faust.App, name: str, partitions: int, is_newer: IsNewer, outline: Callable[[JsonObject], Outline]
+    app: faust.App,
+    name: str,
+    partitions: int,
+    is_newer: IsNewer,
+    outline: Callable[[JsonObject], Outline],
+    owner: str | None = None,
 ) -> DeferredTable:
-    """A table with one row a key, recovered from its changelog; is_newer, outline: see ``DeferredTable``."""
-    table = app.Table(name, key_type=str, partitions=partitions)
+    """A table with one row a key, recovered from its changelog; is_newer, outline, owner: see ``DeferredTable``."""
+    table = app.Table(name, key_type=str, partitions=partitions, owner=owner)
     assert isinstance(table, DeferredTable)
     table.is_newer, table.outline = is_newer, outline
     return table

@@ -18,6 +18,11 @@ def group_of(group_id: str, kinds: frozenset[str]) -> str:
     return "-".join([group_id, *sorted(kinds)])
 
 
+def is_of(family: str, group_id: str) -> bool:
+    """Whether a group is that of the whole workers or, by its name, of workers for some kinds beside them."""
+    return group_id == family or group_id.startswith(f"{family}-")
+
+
 async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str], own_group: str, family: str) -> None:
     """Make sure that no other group of the family with members reads any of the topics.
 
@@ -30,7 +35,7 @@ async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str
     try:
         await admin.start()
         known = [name for name, kind in await admin.list_consumer_groups() if kind == "consumer" and name != own_group]
-        groups = [name for name in known if name == family or name.startswith(f"{family}-")]
+        groups = [name for name in known if is_of(family, name)]
         described = [group for answer in await admin.describe_consumer_groups(groups) for group in answer.groups]
     except KafkaError as error:
         raise ConfigurationError(f"the broker does not say who reads the commands: {error!r}") from error
@@ -38,7 +43,7 @@ async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str
         await admin.close()
     for group in described:
         _, name, _, _, _, members, *_ = group
-        both = wanted & {topic for member in members for topic in _subscription(member[3])}
+        both = wanted & {topic for member in members for topic in subscription_of(member[3])}
         if both:
             raise ConfigurationError(
                 f"the consumer group {name} reads {', '.join(sorted(both))} too, and such steps would be done twice: "
@@ -46,5 +51,6 @@ async def refuse_other_readers(connection: KafkaConnection, topics: Iterable[str
             )
 
 
-def _subscription(metadata: bytes) -> list[str]:
+def subscription_of(metadata: bytes) -> list[str]:
+    """The topics that a member of a group reads, as the broker has it from that member."""
     return ConsumerProtocolMemberMetadata.decode(metadata).subscription if metadata else []

@@ -1,4 +1,8 @@
-"""Which commands were ever taken, by whom, and which of them are done: the Faust table ``step_ledger``."""
+"""Which commands were ever taken, by whom, and which of them are done: the Faust table ``step_ledger``.
+
+All groups of a family have one, whose changelog is the whole workers': what was done goes with a kind of step that is
+given to another group.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,9 +19,11 @@ from app.streams.publisher import Publisher
 from app.streams.rows import Outline
 from app.streams.tables import DeferredTable
 
-LEDGER_KEPT = timedelta(days=7)
-"""As long as the command topics keep their records: an older command cannot come again."""
-
+TABLE = "step_ledger"
+COMMANDS_KEPT = timedelta(days=7)
+"""As long as the command topics keep their records, or a while longer: Kafka deletes whole segments."""
+LEDGER_KEPT = COMMANDS_KEPT + timedelta(days=1)
+"""Who does not know where to begin reads no older commands than these, and is given a day for it."""
 
 Claimed = Callable[[], Awaitable[bool]]
 """Waits until a claim is on the broker; whether everybody who may take the command from now on has to see it there."""

@@ -23,6 +23,7 @@ from app.core.errors import DataFolderError, RecordTooLarge
 from app.core.model import JsonObject
 from app.streams.publisher import Delivery, Publisher
 from app.streams.rows import Outline, Row, Rows
+from app.streams.topics import changelog_name
 
 logger = logging.getLogger(__name__)
 IsNewer = Callable[[JsonObject, JsonObject], bool]
@@ -45,9 +46,10 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
     worker must stop then.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Start with nothing unsent."""
+    def __init__(self, *args: Any, owner: str | None = None, **kwargs: Any) -> None:
+        """Start with nothing unsent; owner: the group whose changelog it is, None for the application's own."""
         super().__init__(*args, **kwargs)
+        self._owner = owner
         self._unsent: list[TableChange] = []
         self._rows: Rows | None = None
         self.is_newer: IsNewer
@@ -57,6 +59,9 @@ class DeferredTable(faust.Table):  # type: ignore[misc]
         self.on_owned: Callable[[set[int]], None] | None = None
         self.on_failure: Callable[[BaseException], None] = lambda _: None
         self.is_current: Callable[[], bool] = lambda: True
+
+    def _changelog_topic_name(self) -> str:
+        return changelog_name(self._owner or self.app.conf.id, self.name)
 
     @property
     def rows(self) -> Rows:

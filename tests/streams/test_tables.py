@@ -135,3 +135,10 @@ async def test_a_folder_without_room_stops_the_worker(table):
     with pytest.raises(DataFolderError, match=r"executions\.rows: database or disk is full: make room there"):
         read_back(table, *((str(number), state(number) | {"x": "x" * 1000}) for number in range(100)))
     assert [type(error) for error in failures] == [DataFolderError]
+
+
+@pytest.mark.parametrize(("owner", "topic"), [(None, "g-http-step_ledger-changelog"), ("g", "g-step_ledger-changelog")])
+async def test_a_table_may_have_the_changelog_of_another_group(tmp_path, owner, topic):
+    app = build_app(KafkaConnection(bootstrap_servers="nowhere:9"), StreamSettings("g-http", tmp_path, partitions=1))
+    table = declare_table(app, "step_ledger", 1, is_newer_claim, outline, owner)
+    assert (table.changelog_topic_name, app.tables.changelog_topics) == (topic, {topic})
