@@ -22,7 +22,7 @@ from app.backtest_cli import moment
 from app.collecting import collect_rarely
 from app.core.anomaly import DEFAULT_TENANT
 from app.core.errors import ConfigurationError, RunbooksError
-from app.history.database import DATABASE_ERRORS, open_database
+from app.history.database import DATABASE_ERRORS, open_to_read
 from app.history.signed_anchors import SignedAnchors, read_public_key
 from app.printing import complain, say, say_json
 from app.settings import Settings
@@ -135,7 +135,7 @@ async def _replay(as_of: str, tenant: str, execution: str | None) -> Replayed:
 
 async def _rebuild(settings: Settings, folder: Path) -> Drilled:
     kafka = settings.kafka
-    engine = await open_database(settings.history_url)
+    engine = await open_to_read(settings.history_url)
     try:
         table = changelog_name(kafka.group_id, "executions")
         sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id)
@@ -170,7 +170,7 @@ async def _verify(
     settings: Settings, checkpoint: Path | None, anchors: tuple[list[Path] | None, Path | None], *, log_only: bool
 ) -> Result:
     kafka, signed = settings.kafka, _signed(*anchors)
-    engine = None if log_only else await open_database(settings.history_url)
+    engine = None if log_only else await open_to_read(settings.history_url)
     table = None if log_only else changelog_name(kafka.group_id, "executions")
     try:
         sources = Sources(connection_of(kafka), EXECUTION_EVENTS, engine, table, kafka.group_id, signed)

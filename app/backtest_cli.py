@@ -116,7 +116,10 @@ def moment(text: str, now: datetime) -> datetime:
     """
     span = SPAN.fullmatch(text)
     if span is not None:
-        return now - timedelta(**{SPAN_UNITS[span[2]]: int(span[1])})
+        try:
+            return now - timedelta(**{SPAN_UNITS[span[2]]: int(span[1])})
+        except OverflowError:
+            raise RunbooksError(f"{text} is further back than the year 1") from None
     try:
         return INSTANT.validate_strings(text)
     except ValidationError:

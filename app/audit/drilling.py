@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.comparing import HistoryComparison, as_shown
 from app.audit.folding import Closed, Known, Position, Requested, row_hash
-from app.audit.history_rows import HistoryRows
-from app.audit.live_table import LiveTable, acknowledged, read_live_tables
+from app.audit.history_rows import HistoryRows, not_begun
+from app.audit.live_table import LiveTable, LiveTables, read_live_tables
 from app.audit.reading import Progress, open_log
 from app.audit.rules import Facts
 from app.audit.verifying import Result, Sources
@@ -108,6 +108,7 @@ class Rebuilding:
         projection = Projection(Store(rebuilt, self._sources.topic), CollectorRegistry())
         async with open_log(self._sources.connection, self._sources.topic, self._progress) as log:
             self._starts, self._ends = log.starts, log.ends
+            await self._look_for_history()
             for number, start in log.starts.items():
                 if start > 0:
                     self._drilled.result.notes.append(f"partition {number} begins at {start}: what was before is gone")
@@ -116,6 +117,11 @@ class Rebuilding:
                 read = [*map(Record.of, records)]
                 await projection.project([(places[number], read)])
                 self._drilled.result.records += len(read)
+
+    async def _look_for_history(self) -> None:
+        if self._sources.engine is not None:
+            lengths = {number: end - self._starts[number] for number, end in self._ends.items()}
+            self._drilled.result.notes += await not_begun(self._sources.engine, self._topic, lengths)
 
     async def _compare_history(
         self, rebuilt: AsyncEngine, live: AsyncEngine, comparison: HistoryComparison, partition: int, end: int
@@ -133,10 +139,9 @@ class Rebuilding:
 
     async def _write_and_compare_table(self, rebuilt: AsyncEngine) -> None:
         tables = await self._live_tables()
-        done = {} if tables is None else await acknowledged(self._sources.connection, self._sources.group, self._topic)
         with (self._folder / TABLE).open("xb") as file:
             for partition, end in self._ends.items():
-                table = None if tables is None else tables.get(partition, LiveTable())
+                table, folded = self._table_of(tables, partition, end)
                 position, ours, theirs = Position(partition, end), _Sum(), _Sum()
                 async for execution in _latest(rebuilt, partition):
                     file.write(_row(execution, partition))
@@ -147,21 +152,32 @@ class Rebuilding:
                         position.known[execution.execution_id] = Known(execution.tenant, state, None, Facts())
                 if table is not None:
                     theirs.take(map(_state_hash, table.live(end)))
-                    left_out = table.compare(position, done.get(partition, 0), self._drilled.result.report)
+                    left_out = table.compare(position, folded, self._drilled.result.report)
                     self._compared(partition, "live table", ours, theirs, left_out)
 
     @property
     def _topic(self) -> str:
         return self._sources.topic
 
-    async def _live_tables(self) -> dict[int, LiveTable] | None:
-        if self._sources.table is None:
+    async def _live_tables(self) -> LiveTables | None:
+        sources, notes = self._sources, self._drilled.result.notes
+        if sources.table is None:
             return None
         try:
-            return await read_live_tables(self._sources.connection, self._sources.table)
+            tables = await read_live_tables(sources.connection, sources.table, sources.group, sources.topic)
         except RunbooksError as error:
-            self._drilled.result.notes.append(f"the live table was not compared: {error}")
+            notes.append(f"the live table was not compared: {error}")
             return None
+        notes += tables.notes(sources.group, self._ends)
+        return tables
+
+    def _table_of(self, tables: LiveTables | None, partition: int, end: int) -> tuple[LiveTable | None, int]:
+        """A partition's table, where it can be compared, and the offset up to which the workers have written it."""
+        if tables is None:
+            return None, 0
+        table, folded = tables.of(partition), tables.folded(partition, end)
+        table.tell_of_keys(partition, self._drilled.result.report)
+        return (None, 0) if folded is None else (table, folded)
 
     def _compared(self, partition: int, what: str, ours: "_Sum", theirs: "_Sum", left_out: int) -> None:
         given = (ours.rows, theirs.rows, ours.digest(), theirs.digest(), left_out)

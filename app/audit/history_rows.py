@@ -1,13 +1,14 @@
 """What an audit asks of the history: which runs it has, and what it says of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.folding import ROW_COLUMNS
-from app.history.database import Statement
+from app.core.errors import RunbooksError
+from app.history.database import NAMED_BY, Statement
 from app.history.schema import EXECUTIONS
 from app.history.store import Store
 
@@ -54,6 +55,19 @@ class HistoryRows:
     async def next_offset(self, partition: int) -> int:
         """The first offset of a partition that is not projected yet."""
         return await self._store.next_offset(partition)
+
+
+async def not_begun(engine: AsyncEngine, topic: str, lengths: Mapping[int, int]) -> list[str]:
+    """Notes of the partitions that a history has nothing of, though they have records; lengths: how many each has.
+
+    Raises RunbooksError when it has nothing of any: it is another log's, or nobody's.
+    """
+    begun = await Store(engine, topic).next_offsets()
+    missing = [number for number, length in lengths.items() if length > 0 and number not in begun]
+    if missing and not begun:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise RunbooksError(f"the history database {shown} has nothing of {topic}: {NAMED_BY} where the workers' is")
+    return [f"the history has nothing of partition {number}: its rows were not compared" for number in missing]
 
 
 def _as_number(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

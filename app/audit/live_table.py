@@ -1,10 +1,9 @@
 """The live table ``executions`` beside the log, read from its changelog."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import orjson
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 from app.audit.findings import Difference, Report
@@ -12,7 +11,10 @@ from app.audit.folding import Known, Position
 from app.audit.reading import open_log
 from app.core.execution import Execution, Marker
 from app.streams.connection import KafkaConnection
+from app.streams.group_offsets import group_offsets
 from app.streams.index import state_of
+
+SHOWN = 100  # characters of a key that is none
 
 
 class LiveTable:
@@ -21,14 +23,23 @@ class LiveTable:
     def __init__(self) -> None:
         """Start empty."""
         self._rows: dict[str, bytes] = {}
+        self._nameless: list[tuple[int, str]] = []
 
-    def take(self, key: bytes | None, value: bytes | None) -> None:
-        """Take the next record; one without a value deletes its key."""
-        name = orjson.loads(key or b'""')
-        if value is None:
+    def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
+        """Take the next record; one without a value deletes its key, one whose key is no id is told of later."""
+        name = _name_in(key)
+        if name is None:
+            self._nameless.append((offset, repr(key)[:SHOWN]))
+        elif value is None:
             self._rows.pop(name, None)
         else:
             self._rows[name] = value
+
+    def tell_of_keys(self, partition: int, report: Report) -> None:
+        """Report every record whose key is no execution's id; its offset is one of the changelog."""
+        for offset, key in self._nameless:
+            detail = f"the key of record {offset} of the changelog is no execution's id: {key}"
+            report(Difference(partition, offset, "table", "", detail))
 
     def has(self, execution_id: str) -> bool:
         """Whether there is a row of this execution."""
@@ -74,30 +85,52 @@ class LiveTable:
         report(Difference(partition, state.last_offset or state.run, "table", state.execution_id, detail))
 
 
-async def acknowledged(connection: KafkaConnection, group: str | None, topic: str) -> dict[int, int]:
-    """How far the workers have acknowledged each partition of the log; nothing where nobody says."""
-    admin = AIOKafkaAdminClient(**connection.client_arguments())
-    await admin.start()
-    try:
-        found = await admin.list_consumer_group_offsets(group)
-    except KafkaError:
-        return {}
-    finally:
-        await admin.close()
-    return {at.partition: place.offset for at, place in found.items() if at.topic == topic}
+class LiveTables(NamedTuple):
+    """The tables by partition, and up to where the workers have surely written their changes to them.
+
+    A partition that they have told nothing of has no offset in acknowledged, and its rows cannot be compared.
+    """
+
+    rows: dict[int, LiveTable]
+    acknowledged: dict[int, int]
+
+    def of(self, partition: int) -> LiveTable:
+        """The table of one partition."""
+        return self.rows.get(partition, LiveTable())
+
+    def folded(self, partition: int, end: int) -> int | None:
+        """Up to where the workers have written a partition that ends at an offset; None where they do not say."""
+        return self.acknowledged.get(partition, None if end > 0 else 0)
+
+    def notes(self, group: str | None, ends: Mapping[int, int]) -> Iterator[str]:
+        """What is left out, of partitions that end at these offsets."""
+        unknown = [str(number) for number, end in ends.items() if self.folded(number, end) is None]
+        if unknown:
+            where = ", ".join(unknown)
+            yield f"the group {group} has no offset for partition {where}: the live table was not compared there"
 
 
-async def read_live_tables(connection: KafkaConnection, topic: str) -> dict[int, LiveTable]:
-    """The table of each partition, from its changelog.
+async def read_live_tables(connection: KafkaConnection, topic: str, group: str | None, log: str) -> LiveTables:
+    """The table of each partition, from its changelog; group: of the workers, log: the topic that they fold into it.
 
     Raises RunbooksError, NoSuchTopic among them, or KafkaError.
     """
-    async with open_log(connection, topic, lambda _: None) as log:
-        tables = {number: LiveTable() for number in log.ends}
-        async for number, records in log.batches():
+    # asked before the end of the changelog is: what they have written by then stands in it
+    acknowledged = {} if group is None else await group_offsets(connection, group, log)
+    async with open_log(connection, topic, lambda _: None) as changelog:
+        tables = {number: LiveTable() for number in changelog.ends}
+        async for number, records in changelog.batches():
             for record in records:
-                tables[number].take(record.key, record.value)
-    return tables
+                tables[number].take(record.key, record.value, record.offset)
+    return LiveTables(tables, acknowledged)
+
+
+def _name_in(key: bytes | None) -> str | None:
+    try:
+        name = orjson.loads(key or b"")
+    except orjson.JSONDecodeError:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _says(row: bytes) -> Execution | Marker | None:

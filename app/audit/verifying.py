@@ -14,8 +14,8 @@ from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_c
 from app.audit.comparing import HistoryComparison
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
-from app.audit.history_rows import PAGE, HistoryRows
-from app.audit.live_table import LiveTable, acknowledged, read_live_tables
+from app.audit.history_rows import PAGE, HistoryRows, not_begun
+from app.audit.live_table import read_live_tables
 from app.audit.reading import BATCH_RECORDS, POLL_MS, STALLED_S, NoSuchTopic, Progress, log_consumer, places_of
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
@@ -141,6 +141,7 @@ class Verification:
         anchors = await self._anchors(places)
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
+        await self._look_for_history({at.partition: ends[at] - starts[at] for at in places})
         beside = "log alone" if self._sources.engine is None else "with the history"
         self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}, {beside}"
         known = await self._resumed(consumer)
@@ -155,6 +156,10 @@ class Verification:
             part = self._parts[at.partition] = self._part(position, end, partition_of, point, rows)
             part.anchors, part.log_end = anchors[at.partition], ends[at]
             consumer.seek(at, position.next_offset)
+
+    async def _look_for_history(self, lengths: Mapping[int, int]) -> None:
+        if self._sources.engine is not None:
+            self._result.notes += await not_begun(self._sources.engine, self._sources.topic, lengths)
 
     async def _anchors(self, places: Sequence[TopicPartition]) -> dict[int, list[AnchorCheck]]:
         """How far each partition was recorded, asked before the log's ends are: the projector goes on."""
@@ -196,8 +201,7 @@ class Verification:
     async def _read(self, consumer: Consumer, began: float) -> None:
         total = sum(max(0, part.end - part.fold.position.next_offset) for part in self._parts.values())
         moved = saved = time.monotonic()
-        while not all(_is_read(part) for part in self._parts.values()):
-            self._hold_back(consumer)
+        while await self._hold_back(consumer):
             batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
             for at, records in batches.items():
                 await self._take(self._parts[at.partition], records)
@@ -210,11 +214,13 @@ class Verification:
                 await self.save()
                 saved = now
 
-    def _hold_back(self, consumer: Consumer) -> None:
-        """Fetch no more of what is read to its end."""
-        done = [number for number, part in self._parts.items() if _is_read(part)]
-        paused = {at.partition for at in consumer.paused()}
-        consumer.pause(*(TopicPartition(self._sources.topic, number) for number in done if number not in paused))
+    async def _hold_back(self, consumer: Consumer) -> bool:
+        """Fetch no more of what is read to its end, where a marker of a transaction may stand; whether any is left."""
+        places = {TopicPartition(self._sources.topic, number): part.end for number, part in self._parts.items()}
+        done = [at for at, end in places.items() if await consumer.position(at) >= end]
+        paused = consumer.paused()
+        consumer.pause(*(at for at in done if at not in paused))
+        return len(done) < len(places)
 
     async def _take(self, part: _Part, records: Sequence[Any]) -> None:
         for anchors in part.anchors:
@@ -270,19 +276,18 @@ class Verification:
         if topic is None:
             return
         try:
-            tables = await read_live_tables(self._sources.connection, topic)
+            sources = self._sources
+            tables = await read_live_tables(sources.connection, topic, sources.group, sources.topic)
         except NoSuchTopic:
             self._result.notes.append(f"there is no topic {topic}: the live table was not compared")
             return
-        committed = await acknowledged(self._sources.connection, self._sources.group, self._sources.topic)
+        ends = {number: part.log_end for number, part in self._parts.items()}
+        self._result.notes += tables.notes(sources.group, ends)
         for number, part in self._parts.items():
-            table = tables.get(number, LiveTable())
-            folded = committed.get(number, 0)
-            self._result.left_out += table.compare(part.fold.position, folded, self._result.report)
-
-
-def _is_read(part: _Part) -> bool:
-    return part.fold.position.next_offset >= part.end
+            table, folded = tables.of(number), tables.folded(number, ends[number])
+            table.tell_of_keys(number, self._result.report)
+            if folded is not None:
+                self._result.left_out += table.compare(part.fold.position, folded, self._result.report)
 
 
 async def _record_at(consumer: Consumer, at: TopicPartition, offset: int) -> LogRecord | None:

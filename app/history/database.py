@@ -12,6 +12,8 @@ import asyncpg
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 from sqlalchemy.engine import URL, make_url
@@ -28,6 +30,8 @@ MIGRATION_TIMEOUT_S = 30.0
 RETRY_S = 0.05
 PRIMARY_CODE = 0xFF  # the low byte of an extended result code of SQLite
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+NAMED_BY = "RUNBOOKS_HISTORY__URL, or for SQLite RUNBOOKS_DATA_DIR, says"
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError, asyncpg.InternalClientError)
 """What a database that is gone, starting or busy raises; trying again may help.
@@ -52,6 +56,29 @@ async def open_database(url: str) -> AsyncEngine:
         await engine.dispose()
         shown = parsed.render_as_string(hide_password=True)
         raise ConfigurationError(f"the history database {shown} cannot be used: {error}") from error
+    return engine
+
+
+async def open_to_read(url: str) -> AsyncEngine:
+    """Connect to a history that is there, as this version has it; nothing is created and nothing is migrated.
+
+    Raises ConfigurationError when there is none, when it is of another version, or the database does not answer.
+    """
+    parsed = _parsed(url)
+    shown = parsed.render_as_string(hide_password=True)
+    if not _may_be_there(parsed):
+        raise ConfigurationError(f"there is no history database {shown}: {NAMED_BY} where it is")
+    engine = _engine(parsed)
+    try:
+        async with engine.connect() as connection:
+            revision, ours = await connection.run_sync(_revisions)
+    except (*DATABASE_ERRORS, CommandError) as error:
+        await engine.dispose()
+        raise ConfigurationError(f"the history database {shown} cannot be used: {error}") from error
+    if revision != ours:
+        await engine.dispose()
+        what = f"of revision {revision}, and this version needs {ours}" if revision else "empty"
+        raise ConfigurationError(f"the history database {shown} is {what}: {NAMED_BY} where the workers' is")
     return engine
 
 
@@ -125,6 +152,11 @@ def _make_folder(url: URL) -> None:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
 
+def _may_be_there(url: URL) -> bool:
+    """Whether a database is not surely missing: SQLite would make a file that is not there."""
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+
+
 def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
@@ -166,10 +198,21 @@ async def _migrate_once(engine: AsyncEngine) -> None:
 
 
 def _upgrade(connection: sa.Connection) -> None:
-    configuration = Config()
-    configuration.set_main_option("script_location", "app.history:migrations")
+    configuration = _migrations()
     configuration.attributes["connection"] = connection
     command.upgrade(configuration, "head")
+
+
+def _migrations() -> Config:
+    configuration = Config()
+    configuration.set_main_option("script_location", "app.history:migrations")
+    return configuration
+
+
+def _revisions(connection: sa.Connection) -> tuple[str | None, str | None]:
+    """The revision of the tables, None where there are none, and the newest one."""
+    there = MigrationContext.configure(connection).get_current_revision()
+    return there, ScriptDirectory.from_config(_migrations()).get_current_head()
 
 
 def _check_postgresql(connection: Any, *_: object) -> None:

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
 
 from app.clients.kafka import Consumer
 from app.core.anomaly import Position, anomaly_of, object_in
@@ -22,6 +21,7 @@ from app.core.guards import kept_for
 from app.core.pauses import PauseEnded, PausePut
 from app.core.survey import Survey
 from app.streams.connection import KafkaConnection
+from app.streams.group_offsets import group_offsets
 from app.streams.ordered import Record, Span, in_order, seen_at
 from app.streams.topics import ANOMALY_EVENTS, EXECUTION_EVENTS, RUNBOOK_DEFINITIONS, partition_of
 
@@ -39,7 +39,6 @@ class Bounds(NamedTuple):
 UNBOUNDED = Bounds()
 ASKED = Bounds(seconds=20.0, records=1_000_000)
 AT_ONCE = 1
-COORDINATOR_S, COORDINATOR_RETRY_S = 15.0, 0.2
 
 
 class Progress(NamedTuple):
@@ -108,7 +107,8 @@ class Backtester:
         try:
             async with Consumer(**arguments) as consumer:
                 reading = _Reading(consumer, question, self._limits, bounds, progress)
-                return await reading.run(await self._read_by_workers())
+                # what comes after where the workers are has no answer in the log yet
+                return await reading.run(await group_offsets(self._connection, self._group_id, ANOMALY_EVENTS))
         except KafkaError as error:
             raise TemporaryError(f"the log cannot be read: {error!r}") from error
 
@@ -121,29 +121,6 @@ class Backtester:
             raise TemporaryError("another backtest is being run here: try again soon")
         async with self._room:
             return (await self.run(question, ASKED)).shown()
-
-    async def _read_by_workers(self) -> dict[TopicPartition, int]:
-        """Up to where the workers have read the anomalies: what comes after has no answer in the log yet."""
-        admin = AIOKafkaAdminClient(**self._connection.client_arguments())
-        await admin.start()
-        try:
-            found = await self._committed(admin)
-        finally:
-            await admin.close()
-        return {place: at.offset for place, at in found.items() if place.topic == ANOMALY_EVENTS and at.offset >= 0}
-
-    async def _committed(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Where the group is; a broker that has had no group yet takes a moment to begin with that."""
-        deadline = time.monotonic() + COORDINATOR_S
-        while True:
-            try:
-                found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(self._group_id)
-            except GroupCoordinatorNotAvailableError:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(COORDINATOR_RETRY_S)
-            else:
-                return found
 
 
 class _Reading:
@@ -166,7 +143,7 @@ class _Reading:
         self._read = self._total = self._anomalies = self._events = self._refused = 0
         self._seen: datetime | None = None
 
-    async def run(self, read_by_workers: dict[TopicPartition, int]) -> Outcome:
+    async def run(self, read_by_workers: dict[int, int]) -> Outcome:
         catalog, changes = await self._definitions()
         question = self._question
         log, anomalies = await self._spans(read_by_workers)
@@ -212,7 +189,7 @@ class _Reading:
         return await self._consumer.beginning_offsets(places), await self._consumer.end_offsets(places)
 
     async def _spans(
-        self, read_by_workers: dict[TopicPartition, int]
+        self, read_by_workers: dict[int, int]
     ) -> tuple[dict[TopicPartition, Span], dict[TopicPartition, Span]]:
         question = self._question
         metadata = await self._consumer._client.fetch_all_metadata()  # noqa: SLF001 - the public way wants to consume
@@ -222,7 +199,7 @@ class _Reading:
         log = await self._between([TopicPartition(EXECUTION_EVENTS, tenants)], question.since - kept, None)
         places = [TopicPartition(ANOMALY_EVENTS, number) for number in numbers[ANOMALY_EVENTS]]
         found = await self._between(places, question.since, question.until)
-        read = {place: min(span.end, read_by_workers.get(place, span.end)) for place, span in found.items()}
+        read = {place: min(span.end, read_by_workers.get(place.partition, span.end)) for place, span in found.items()}
         return log, {place: span._replace(end=read[place]) for place, span in found.items()}
 
     async def _between(

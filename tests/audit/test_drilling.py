@@ -97,6 +97,24 @@ async def test_what_goes_on_meanwhile_is_no_difference(audited, tmp_path):
     assert [one.left_out for one in found.compared] == [1, 1]
 
 
+async def test_what_cannot_be_compared_is_noted(audited, tmp_path):
+    await audited.publish(audited.topic, audited.log.records)
+    await audited.project()
+    await audited.publish(audited.table, [(b"e0", b"{}")])
+    found, differences = await drilled(audited, tmp_path / "drill")
+    assert differences == [(0, "table", "the key of record 0 of the changelog is no execution's id: b'e0'")]
+    assert [one.what for one in found.compared] == ["history"]
+    group = audited.sources.group
+    note = f"the group {group} has no offset for partition 0: the live table was not compared there"
+    assert found.result.notes == [note]
+
+
+async def test_a_history_that_has_nothing_of_the_log_is_not_its_history(audited, tmp_path):
+    await audited.publish(audited.topic, audited.log.records)
+    with pytest.raises(RunbooksError, match="has nothing of execution-events"):
+        await drilled(audited, tmp_path / "drill")
+
+
 async def test_a_folder_that_holds_a_drill_is_left_alone(audited, tmp_path):
     await audited.write()
     await drilled(audited, tmp_path)

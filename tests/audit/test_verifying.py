@@ -4,14 +4,18 @@ import asyncio
 
 import pytest
 import sqlalchemy as sa
+from aiokafka import AIOKafkaProducer
 from audited import Audited
 from building import http
 
 from app.audit import verifying
+from app.audit.history_rows import not_begun
 from app.audit.verifying import Verification
 from app.core.errors import RunbooksError
+from app.core.events import write_event as written
 from app.core.execution import Status
 from app.history.schema import EXECUTIONS
+from app.history.store import Store
 
 
 @pytest.fixture
@@ -94,6 +98,52 @@ async def test_the_live_table_is_compared_with_the_log(audited):
         (live.last_offset, "table", "the live table's row is missing; the log says queued"),
         (ended.last_offset, "table", "the live table's row is different; the log says succeeded"),
     ]
+
+
+async def test_a_key_of_the_changelog_that_is_no_id_is_one_difference_among_others(audited):
+    await audited.write()
+    live = audited.log.states["e00"]
+    rows = len(audited.log.states)
+    await audited.publish(audited.table, [(audited.row(live)[0], None), (b"e01", b"{}"), (b"[1]", None)])
+    _, found = await audited.verify()
+    assert found == [
+        (rows + 1, "table", f"the key of record {rows + 1} of the changelog is no execution's id: b'e01'"),
+        (rows + 2, "table", f"the key of record {rows + 2} of the changelog is no execution's id: b'[1]'"),
+        (live.last_offset, "table", "the live table's row is missing; the log says queued"),
+    ]
+
+
+async def test_where_the_workers_have_told_no_offset_the_live_table_was_not_compared(audited):
+    await audited.publish(audited.topic, audited.log.records)
+    await audited.project()
+    result, found = await audited.verify()
+    assert (found, result.left_out) == ([], 0)
+    group = audited.sources.group
+    assert result.notes == [f"the group {group} has no offset for partition 0: the live table was not compared there"]
+
+
+async def test_a_history_that_has_nothing_of_the_log_is_not_its_history(audited):
+    await audited.publish(audited.topic, audited.log.records)
+    with pytest.raises(RunbooksError, match=r"has nothing of execution-events.*RUNBOOKS_HISTORY__URL"):
+        await audited.verify()
+
+
+async def test_a_partition_that_the_history_has_nothing_of_is_noted(engine):
+    await Store(engine, "log").write([], {0: (0, 7)})
+    note = "the history has nothing of partition 1: its rows were not compared"
+    assert await not_begun(engine, "log", {0: 7, 1: 3, 2: 0}) == [note]
+
+
+async def test_a_log_that_ends_with_the_marker_of_a_transaction_is_read_to_its_end(audited):
+    await audited.write()
+    servers = audited.connection.bootstrap_servers
+    late = audited.log.request("late")
+    producer = AIOKafkaProducer(bootstrap_servers=servers, transactional_id=audited.topic)
+    async with producer, producer.transaction():
+        await producer.send(audited.topic, written(late), key=b"default", partition=0)
+    async with asyncio.timeout(10):
+        result, found = await audited.verify()
+    assert (result.records, found) == (len(audited.log.records), [])
 
 
 async def test_what_goes_on_meanwhile_is_no_difference(audited):

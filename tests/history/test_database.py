@@ -16,7 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 from waiting import until
 
 from app.core.errors import ConfigurationError, TemporaryError
-from app.history.database import Statement, migrate, open_database, reading
+from app.history.database import Statement, migrate, open_database, open_to_read, reading
 from app.history.folding import row_of
 from app.history.items import written_item
 from app.history.queries import HistoryFilter, HistoryQueries
@@ -220,6 +220,35 @@ async def test_a_database_of_a_newer_release_is_refused(database_url):
     await engine.dispose()
     with pytest.raises(ConfigurationError, match="9999"):
         await open_database(database_url)
+
+
+async def test_a_reader_takes_a_database_of_this_version_only_and_changes_nothing(database_url):
+    with pytest.raises(ConfigurationError, match=r"(there is no history database|is empty).*RUNBOOKS_HISTORY__URL"):
+        await open_to_read(database_url)
+    await (await open_database(database_url)).dispose()
+    engine = await open_to_read(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0004'"))
+    await engine.dispose()
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="is of revision 0004, and this version needs"):
+            await open_to_read(database_url)
+
+
+@pytest.mark.parametrize("made", [False, True])
+async def test_a_reader_makes_no_database(tmp_path, made):
+    path = tmp_path / "history.db"
+    if made:
+        path.touch()
+    with pytest.raises(ConfigurationError, match="RUNBOOKS_DATA_DIR"):
+        await open_to_read(f"sqlite:///{path}")
+    assert [one.stat().st_size for one in tmp_path.iterdir()] == [0] * made
+
+
+async def test_a_reader_names_no_password():
+    with pytest.raises(ConfigurationError, match="cannot be used") as refused:
+        await open_to_read("postgresql://u:secret@127.0.0.1:1/d")
+    assert "secret" not in str(refused.value)
 
 
 def test_searched_columns_hold_what_every_database_takes():
