@@ -1,12 +1,13 @@
 """The anchors beside the log: the first record that is not the one that was recorded, and what became of it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.audit.findings import Difference, Report
-from app.core.chain import NO_RECORD, SHORT, Anchor, linked, record_digest
+from app.core.chain import NO_RECORD, NOTHING, SHORT, Anchor, linked, record_digest
 from app.history.store import Store
 
+ANOTHER_HASH = "the running hash of the log up to here is not the one that was recorded"
 READ_AHEAD = 16  # anchors, of 8 KB each where they are full
 
 
@@ -54,6 +55,21 @@ class AnchorsAhead:
         return await self._store.head_before(partition, offset)
 
 
+class AnchorPoint(NamedTuple):
+    """Where a check stands, as a checkpoint keeps it; hashes are hex, None where they are not known.
+
+    told: whether its difference was told. entered: whether an anchor was come to. head: the running hash of what was
+    read, before: the same where no anchor was come to yet. expected: the next offset. over: there is no more to say.
+    """
+
+    told: bool
+    over: bool
+    entered: bool
+    head: str | None
+    before: str | None
+    expected: int | None
+
+
 class AnchorCheck:
     """Follows the anchors of one partition; after the first difference there is no more to say."""
 
@@ -65,10 +81,11 @@ class AnchorCheck:
         self._name = name
         self._anchor: Anchor | None = None
         self._head: bytes | None = None  # until the first anchor that is seen from its beginning
+        self._before: bytes | None = None  # of what stands before the first anchor, where one before it is missing
         self._expected: int | None = None
         self.recorded_from = 0
         self.recorded_until = 0
-        self._over = False
+        self._entered = self._told = self._over = False
 
     async def begin(self) -> None:
         """Note how far the anchors reach; to be called before the end of the log is asked for."""
@@ -76,10 +93,23 @@ class AnchorCheck:
         self.recorded_from = 0 if first is None else first.first_offset
         self.recorded_until = 0 if last is None else last.next_offset
         self._over = last is None
+        if first is not None and await self._source.head_before(self._partition, first.first_offset) != NOTHING:
+            self._before = NOTHING
+
+    def go_on(self, point: AnchorPoint) -> None:
+        """Go on where a check stood; to be called once it has begun."""
+        self._told, self._entered, self._expected = point.told, point.entered, point.expected
+        self._over = self._over or point.over
+        self._head, self._before = _bytes_of(point.head), _bytes_of(point.before)
+
+    def point(self) -> AnchorPoint:
+        """Where it stands."""
+        head, before = (None if one is None else one.hex() for one in (self._head, self._before))
+        return AnchorPoint(self._told, self._over, self._entered, head, before, self._expected)
 
     def notes(self) -> Iterator[str]:
         """What these anchors leave uncovered."""
-        if self._over:
+        if self._over and not self._told:
             yield f"{self._name}partition {self._partition} has no anchors: that nothing was altered is not shown"
         elif self.recorded_from > 0:
             yield f"{self._name}partition {self._partition} has no anchors before {self.recorded_from}"
@@ -97,13 +127,22 @@ class AnchorCheck:
     async def take(self, records: Sequence[Any], end: int) -> None:
         """Take the next records of the log, those before offset end."""
         until, place = min(end, self.recorded_until), 0
+        if self._expected is None and records and records[0].offset > 0:
+            self._before = None  # the beginning of the log is gone
         while not self._over and place < len(records) and (offset := records[place].offset) < until:
             anchor = await self._reach(offset)
             if anchor is not None and offset >= anchor.first_offset:
                 place = self._follow(anchor, records, place, min(until, anchor.next_offset))
             else:
+                self._pass_before(records[place])
                 place += 1
                 self._expected = offset + 1
+
+    def _pass_before(self, record: Any) -> None:
+        """A record that no anchor has the digest of, though the running hash of a later one may cover it."""
+        if self._before is not None:
+            digest = record_digest(self._partition, record.offset, record.key, record.value)
+            self._before = linked(self._before, digest)
 
     async def _reach(self, offset: int) -> Anchor | None:
         """The anchor that an offset falls into, else the next one, after a look at what was passed over on the way."""
@@ -113,6 +152,8 @@ class AnchorCheck:
             await self._next(offset)
         if self._head is None and self._anchor is not None and offset == self._anchor.first_offset:
             self._head = await self._source.head_before(self._partition, offset)
+            if self._before is not None and self._before != self._head:
+                self.tell(offset - 1, ANOTHER_HASH)
         return self._anchor
 
     async def _passed_over(self, start: int, end: int) -> None:
@@ -126,9 +167,8 @@ class AnchorCheck:
             self.tell(gone, f"record {gone} removed: the log goes on at {end}")
 
     async def _next(self, offset: int) -> None:
-        before = self._anchor
         self._anchor = await self._source.anchor_at(self._partition, offset)
-        if before is not None and (self._anchor is None or offset < self._anchor.first_offset):
+        if self._entered and (self._anchor is None or offset < self._anchor.first_offset):
             self.tell(offset, "no anchor tells of this record, though later and earlier ones are there")
 
     def _follow(self, anchor: Anchor, records: Sequence[Any], place: int, end: int) -> int:
@@ -136,6 +176,7 @@ class AnchorCheck:
 
         Ends at the first one that is not what was recorded.
         """
+        self._entered, self._before = True, None
         partition, head, expected = self._partition, self._head, records[place].offset
         shorts, start = anchor.digests, SHORT * (expected - anchor.first_offset)
         for at in range(place, min(len(records), place + end - expected)):
@@ -151,7 +192,7 @@ class AnchorCheck:
             start, expected, place = start + SHORT, expected + 1, at + 1
         self._head, self._expected = head, expected
         if head is not None and expected == anchor.next_offset and head != anchor.head:
-            self.tell(expected - 1, "the running hash of the log up to here is not the one that was recorded")
+            self.tell(expected - 1, ANOTHER_HASH)
         return place
 
     def _what_happened(self, anchor: Anchor, record: Any, following: Sequence[Any]) -> str:
@@ -173,7 +214,7 @@ class AnchorCheck:
     def tell(self, offset: int, detail: str) -> None:
         """Report the first difference, and no other."""
         if not self._over:
-            self._over = True
+            self._over = self._told = True
             self._report(Difference(self._partition, offset, "chain", "", f"{self._name}{detail}"))
 
 
@@ -187,17 +228,27 @@ class Noted(Protocol):
 
 
 async def checks_of(
-    partition: int, store: Store | None, signed: AnchorSource | None, result: Noted
+    partition: int, store: Store | None, signed: AnchorSource | None, result: Noted, points: Sequence[AnchorPoint] = ()
 ) -> list[AnchorCheck]:
-    """The checks of one partition against the history database, and against signed files, where there are any."""
+    """The checks of one partition against the history database, and against signed files, where there are any.
+
+    points: where they stood, if they go on.
+    """
     checks = []
+    projected = 0 if store is None else await store.next_offset(partition)
     if store is not None:
-        projected = await store.next_offset(partition)
         checks.append(AnchorCheck(AnchorsAhead(store), partition, result.report))
-        await checks[0].begin()
-        checks[0].projected(projected)
     if signed is not None:
         checks.append(AnchorCheck(signed, partition, result.report, "signed file: "))
-        await checks[-1].begin()
+    for check in checks:
+        await check.begin()
+    for check, point in zip(checks, points, strict=False):
+        check.go_on(point)
     result.notes += [note for check in checks for note in check.notes()]
+    if store is not None:
+        checks[0].projected(projected)
     return checks
+
+
+def _bytes_of(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)

@@ -5,26 +5,38 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.audit.anchors import AnchorPoint
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, Position
 from app.core.errors import RunbooksError
 
-VERSION = 4
+VERSION = 5
 
 
 class PartitionPoint(BaseModel):
-    """One partition: its fold, where the merge with the history stands, and a hash of the last record read."""
+    """One partition: its fold, where the merge with the history and its anchors stand, a hash of the last record read.
+
+    left_out: rows that moved on meanwhile. anchors: against the history first, where there is one.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     position: Position
     end: int
     history_place: tuple[int, str]
+    left_out: int
+    anchors: list[AnchorPoint]
     last_record: str | None
 
 
+class _Versioned(BaseModel):
+    """What checkpoints of all versions have."""
+
+    version: int
+
+
 class Checkpoint(BaseModel):
-    """All that an audit knows. log: names the broker's cluster, the topic and whether a history is beside it."""
+    """All that an audit knows. log: names all that it reads. count: of all differences, those that are not kept too."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,6 +44,7 @@ class Checkpoint(BaseModel):
     log: str
     points: list[PartitionPoint]
     differences: list[Difference]
+    count: int
 
     def write(self, path: Path) -> None:
         """Replace the file, all or nothing."""
@@ -41,13 +54,15 @@ class Checkpoint(BaseModel):
 
 
 def read_checkpoint(path: Path, log: str) -> Checkpoint:
-    """Read it. Raises RunbooksError when it is not one of this log."""
+    """Read it. Raises RunbooksError when it is not one of this version and this log."""
     try:
-        found = Checkpoint.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        version = _Versioned.model_validate_json(content).version
+        if version != VERSION:
+            raise RunbooksError(f"the checkpoint {path} was written by another version: remove it to begin anew")
+        found = Checkpoint.model_validate_json(content)
     except (OSError, ValidationError) as error:
         raise RunbooksError(f"the checkpoint {path} cannot be read: remove it to begin anew") from error
-    if found.version != VERSION:
-        raise RunbooksError(f"the checkpoint {path} was written by another version: remove it to begin anew")
     if found.log != log:
         raise RunbooksError(f"the checkpoint {path} is of {found.log}, and this is {log}: remove it to begin anew")
     return found

@@ -138,13 +138,15 @@ class Verification:
         topic = self._sources.topic
         places = await places_of(consumer, topic)
         consumer.assign(places)
-        anchors = await self._anchors(places)
+        self._log = self._named(len(places))
+        kept = self._kept()
+        known = {} if kept is None else {point.position.partition: point for point in kept.points}
+        anchors = await self._anchors(places, known)
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
         await self._look_for_history({at.partition: ends[at] - starts[at] for at in places})
-        beside = "log alone" if self._sources.engine is None else "with the history"
-        self._log = f"{self._sources.connection.bootstrap_servers}/{topic}/{len(places)}, {beside}"
-        known = await self._resumed(consumer)
+        if kept is not None:
+            await self._go_on(consumer, kept)
         partition_of = _PartitionOf([at.partition for at in places])
         rows = None if self._sources.engine is None else HistoryRows(self._sources.engine, topic)
         for at in places:
@@ -161,11 +163,23 @@ class Verification:
         if self._sources.engine is not None:
             self._result.notes += await not_begun(self._sources.engine, self._sources.topic, lengths)
 
-    async def _anchors(self, places: Sequence[TopicPartition]) -> dict[int, list[AnchorCheck]]:
+    def _named(self, partitions: int) -> str:
+        """All that is read, as a checkpoint names it."""
+        connection, topic, engine, _, _, signed = self._sources
+        history = "no history" if engine is None else engine.url.render_as_string(hide_password=True)
+        anchors = "no signed anchors" if signed is None else f"signed anchors {signed.digest}"
+        return f"{connection.bootstrap_servers}/{topic}/{partitions} with {history} and {anchors}"
+
+    async def _anchors(
+        self, places: Sequence[TopicPartition], known: Mapping[int, PartitionPoint]
+    ) -> dict[int, list[AnchorCheck]]:
         """How far each partition was recorded, asked before the log's ends are: the projector goes on."""
         topic, engine, signed = self._sources.topic, self._sources.engine, self._sources.signed
-        store = None if engine is None else Store(engine, topic)
-        return {at.partition: await checks_of(at.partition, store, signed, self._result) for at in places}
+        store, checks = None if engine is None else Store(engine, topic), {}
+        for number in (at.partition for at in places):
+            points = known[number].anchors if number in known else ()
+            checks[number] = await checks_of(number, store, signed, self._result, points)
+        return checks
 
     def _part(
         self,
@@ -179,24 +193,32 @@ class Verification:
         if rows is not None:
             history = HistoryComparison(rows, position.partition, end, report)
             history.place = (position.next_offset, "") if point is None else point.history_place
+            history.left_out = 0 if point is None else point.left_out
         fold = PartitionFold(position, partition_of, report, shown=history is not None)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)
 
-    async def _resumed(self, consumer: Consumer) -> dict[int, PartitionPoint]:
-        """What the checkpoint says; nothing when there is none. Raises RunbooksError when it does not fit the log."""
+    def _kept(self) -> Checkpoint | None:
+        """What the checkpoint says; None when there is none, and what it told is taken over.
+
+        Raises RunbooksError when it is of something else.
+        """
         if self._checkpoint is None or not self._checkpoint.exists():
-            return {}
+            return None
         found = read_checkpoint(self._checkpoint, self._log)
-        for point in found.points:
+        for difference in found.differences:
+            self._result.report(difference)
+        self._result.count = found.count
+        return found
+
+    async def _go_on(self, consumer: Consumer, kept: Checkpoint) -> None:
+        """Raise RunbooksError when the log is not the one that was read before."""
+        for point in kept.points:
             if point.last_record is None:
                 continue
             at = TopicPartition(self._sources.topic, point.position.partition)
             record = await _record_at(consumer, at, point.position.next_offset - 1)
             if record is None or fingerprint(record) != point.last_record:
                 raise RunbooksError(f"the checkpoint {self._checkpoint} is of another log: remove it to begin anew")
-        for difference in found.differences:
-            self._result.report(difference)
-        return {point.position.partition: point for point in found.points}
 
     async def _read(self, consumer: Consumer, began: float) -> None:
         total = sum(max(0, part.end - part.fold.position.next_offset) for part in self._parts.values())
@@ -255,11 +277,15 @@ class Verification:
                 position=part.fold.position,
                 end=part.end,
                 history_place=(-1, "") if part.history is None else part.history.place,
+                left_out=0 if part.history is None else part.history.left_out,
+                anchors=[anchors.point() for anchors in part.anchors],
                 last_record=part.last_record if part.last is None else fingerprint(part.last),
             )
             for part in self._parts.values()
         ]
-        Checkpoint(log=self._log, points=points, differences=self._result.differences).write(self._checkpoint)
+        found = self._result
+        kept = Checkpoint(log=self._log, points=points, differences=found.differences, count=found.count)
+        kept.write(self._checkpoint)
 
     async def _compare_the_rest(self) -> None:
         for part in self._parts.values():

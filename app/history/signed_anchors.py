@@ -131,7 +131,9 @@ class SignedAnchors:
     def __init__(self, paths: Iterable[Path], key: Ed25519PublicKey, topic: str) -> None:
         """Read them all. Raises RunbooksError when a line is not signed with this key, or two contradict each other."""
         found: dict[tuple[int, int], _Entry] = {}
-        for path in paths:
+        self._digest = hashlib.sha256(key.public_bytes_raw())
+        for path in sorted(paths):
+            self._digest.update(b"%b\n" % str(path.resolve()).encode(errors="surrogateescape"))
             for position, line in _lines(path):
                 _check(line, key, f"{path}: the line at byte {position}")
                 if line.topic != topic:
@@ -144,6 +146,11 @@ class SignedAnchors:
         self._entries: dict[int, list[_Entry]] = {}
         for partition, first in sorted(found):
             self._entries.setdefault(partition, []).append(found[partition, first])
+
+    @property
+    def digest(self) -> str:
+        """Names the key and the files, to know them again; what is in the files grows."""
+        return self._digest.hexdigest()
 
     async def last_anchor(self, partition: int) -> Anchor | None:
         """The last anchor of a partition; None where there is none."""

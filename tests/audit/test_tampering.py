@@ -246,6 +246,56 @@ async def test_an_anchor_that_was_taken_out_of_a_signed_file_leaves_a_hole(audit
     assert chain(found) == [(10, told)]
 
 
+@pytest.mark.parametrize("missing", [1, 3])
+@pytest.mark.parametrize("is_altered", [False, True])
+async def test_lines_missing_from_the_beginning_of_a_signed_file_hide_nothing(audited, tmp_path, missing, is_altered):
+    path = tmp_path / "anchors.jsonl"
+    await audited.project(anchor_every=10, signer=signer_of(audited, path))
+    await audited.change(sa.delete(ANCHORS))
+    key, value = audited.log.records[4]
+    if is_altered:
+        audited.log.records[4] = (key, value.replace(b"{", b"{ ", 1))
+    await audited.publish(audited.topic, audited.log.records)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[missing:]))
+    audited.sources = audited.sources._replace(signed=SignedAnchors([path], KEY.public_key(), audited.topic))
+    result, found = await audited.verify()
+    told = "signed file: the running hash of the log up to here is not the one that was recorded"
+    assert chain(found) == ([(10 * missing - 1, told)] if is_altered else [])
+    assert f"signed file: partition 0 has no anchors before {10 * missing}" in result.notes
+
+
+async def told_in_two_parts(source, records, stops_at):
+    """What is told when the check is stopped before some record, and goes on from what it had saved."""
+    found = []
+    checks = [AnchorCheck(source, 0, found.append) for _ in range(2)]
+    for check, part in zip(checks, (records[:stops_at], records[stops_at:]), strict=True):
+        await check.begin()
+        if check is checks[1]:
+            check.go_on(checks[0].point())
+        check.projected(44)
+        await check.take(part, 44)
+    checks[1].finish(len(records))
+    return [(one.offset, one.detail) for one in found]
+
+
+@pytest.mark.parametrize("without", [None, 0, 20, 40])
+@pytest.mark.parametrize("tamper", [tamper for tamper, _ in CASES])
+async def test_a_check_that_was_stopped_anywhere_tells_what_a_whole_one_tells(audited, tmp_path, tamper, without):
+    path = tmp_path / "anchors.jsonl"
+    await audited.project(anchor_every=10, signer=signer_of(audited, path))
+    await audited.change(sa.delete(ANCHORS).where(ANCHORS.c.first_offset == without))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if f'"first_offset":{without},'.encode() not in line))
+    signed = SignedAnchors([path], KEY.public_key(), audited.topic)
+    records = [Kept(offset, *record) for offset, record in enumerate(tamper(audited.log.records))]
+    for source in (Store(audited.engine, audited.topic), signed):
+        whole = await told_in_two_parts(source, records, 0)
+        for stops_at in (1, 9, 10, 11, 20, 25, 33, 35, 40):  # what became of a record, the ones after it say
+            if stops_at < len(records):
+                in_parts = await told_in_two_parts(source, records, stops_at)
+                assert in_parts == whole, stops_at
+
+
 async def test_a_file_that_cannot_be_written_stops_nobody(audited, tmp_path):
     await audited.project(anchor_every=10, signer=signer_of(audited, tmp_path / "no folder" / "anchors.jsonl"))
     assert await Store(audited.engine, audited.topic).next_offset(0) == len(audited.log.records)

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from aiokafka import AIOKafkaProducer
 from audited import Audited
 from building import http
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.audit import verifying
 from app.audit.history_rows import not_begun
@@ -14,7 +16,9 @@ from app.audit.verifying import Verification
 from app.core.errors import RunbooksError
 from app.core.events import write_event as written
 from app.core.execution import Status
+from app.history.database import open_database
 from app.history.schema import EXECUTIONS
+from app.history.signed_anchors import SignedAnchors
 from app.history.store import Store
 
 
@@ -187,3 +191,49 @@ async def test_a_checkpoint_of_another_log_is_refused(audited, tmp_path, monkeyp
     path.write_text(path.read_text().replace(audited.topic, "another-topic"))
     with pytest.raises(RunbooksError, match="remove it to begin anew"):
         await audited.verify(path)
+
+
+@pytest.fixture
+async def stopped(audited, tmp_path, monkeypatch):
+    """The checkpoint of an audit that was stopped."""
+    monkeypatch.setattr(verifying, "CHECKPOINT_S", -1)
+    await audited.write()
+    path = tmp_path / "checkpoint"
+    verification = Verification(audited.sources, lambda _: None, path)
+    await verification.run()
+    await verification.save()
+    return path
+
+
+async def test_a_checkpoint_of_another_history_is_refused(audited, stopped, tmp_path):
+    other = await open_database(f"sqlite:///{tmp_path / 'other.db'}")
+    audited.sources = audited.sources._replace(engine=other)
+    with pytest.raises(RunbooksError, match=r"other\.db.*remove it to begin anew"):
+        await audited.verify(stopped)
+    await other.dispose()
+
+
+async def test_a_checkpoint_without_the_signed_files_is_refused(audited, stopped, tmp_path):
+    (tmp_path / "anchors.jsonl").touch()
+    keys = [Ed25519PrivateKey.generate().public_key() for _ in range(2)]
+    signed = [SignedAnchors([tmp_path / "anchors.jsonl"], key, audited.topic) for key in keys]
+    assert signed[0].digest != signed[1].digest
+    audited.sources = audited.sources._replace(signed=signed[0])
+    with pytest.raises(RunbooksError, match=r"no signed anchors, and this is .*remove it to begin anew"):
+        await audited.verify(stopped)
+
+
+async def test_a_checkpoint_of_another_version_is_refused(audited, stopped):
+    kept = orjson.loads(stopped.read_bytes())
+    for point in kept["points"]:
+        del point["anchors"]
+    stopped.write_bytes(orjson.dumps(kept | {"version": 4}))
+    with pytest.raises(RunbooksError, match="written by another version: remove it to begin anew"):
+        await audited.verify(stopped)
+
+
+async def test_what_was_only_counted_is_counted_still(audited, stopped):
+    kept = orjson.loads(stopped.read_bytes())
+    stopped.write_bytes(orjson.dumps(kept | {"count": 10_001}))
+    result, _ = await audited.verify(stopped)
+    assert result.count == 10_001
