@@ -6,6 +6,7 @@ Only whole anchors are signed: what follows the last one stands in the database 
 import asyncio
 import hashlib
 import logging
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from app.history.database import DATABASE_ERRORS
 from app.history.store import Store
 
 PAGE = 100  # anchors, about 1 MB
+LOOKED_AT = 64 * 1024  # bytes, from the end on, until a line's end is found
 PURPOSE = b"infrasage runbooks anchor 1\n"
 logger = logging.getLogger(__name__)
 
@@ -84,8 +86,11 @@ class AnchorSigner:
         self._store = store
         self._topic = topic
         self._next: dict[int, tuple[int, bytes]] = {}
-        if path.exists():
+        self._ends_whole = True
+        try:
             _take_off_cut_end(path)
+        except OSError as error:
+            raise ConfigurationError(f"{path}: cannot be written: {error}") from error
         for _, line in _lines(path) if path.exists() else ():
             if line.topic == topic:
                 self._next[line.partition] = (line.next_offset, bytes.fromhex(line.head))
@@ -111,8 +116,21 @@ class AnchorSigner:
         return len(found) == PAGE
 
     def _append(self, lines: Iterable[SignedAnchor]) -> None:
-        with self._path.open("ab") as file:
-            file.write(b"".join(line.model_dump_json().encode() + b"\n" for line in lines))
+        """Write all of the lines or none; a part that cannot be taken off at once goes before the next ones."""
+        if not self._ends_whole:
+            _take_off_cut_end(self._path)
+        unwritten = b"".join(line.model_dump_json().encode() + b"\n" for line in lines)
+        with self._path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            self._ends_whole = False
+            try:
+                while unwritten:
+                    unwritten = unwritten[file.write(unwritten) :]
+            except OSError:
+                file.truncate(before)
+                self._ends_whole = True
+                raise
+        self._ends_whole = True
 
 
 class _Entry(NamedTuple):
@@ -218,13 +236,20 @@ def _line_at(path: Path, position: int) -> SignedAnchor:
 
 
 def _take_off_cut_end(path: Path) -> None:
-    try:
-        with path.open("r+b") as file:
-            content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written: {error}") from error
+    """Take off what follows the last whole line, if there is a file. Raises OSError."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        size = whole = file.seek(0, os.SEEK_END)
+        while whole > 0:
+            start = max(0, whole - LOOKED_AT)
+            file.seek(start)
+            place = file.read(whole - start).rfind(b"\n")
+            whole = start + place + 1
+            if place >= 0:
+                break
+        if whole < size:
+            file.truncate(whole)
 
 
 def _check(line: SignedAnchor, key: Ed25519PublicKey, where: str) -> None:
