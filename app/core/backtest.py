@@ -24,6 +24,7 @@ from app.core.occupancy import Occupancy
 from app.core.pauses import PauseEnded, PausePut, Pauses
 from app.core.runbook import Runbook
 from app.core.step_state import StartVerdict
+from app.core.survey import answered_by
 
 KEPT_LONGER = timedelta(hours=1)
 """Like the live table's: what has ended is kept a little longer than its window."""
@@ -104,6 +105,7 @@ class Backtest:
         self._to_start: set[str] = set()
         self._ends: list[tuple[datetime, str]] = []
         self._repeats: dict[str, datetime | None] = {}
+        self._missed: set[str] = set()
 
     def pause_changed(self, change: PausePut | PauseEnded) -> None:
         """A pause came or went."""
@@ -116,6 +118,7 @@ class Backtest:
         before = self._recorded.get(event.execution_id)
         after, refusal = evolve(before, event, offset)
         if refusal is not None or not isinstance(after, Execution):
+            self._asked_again(event, seen)
             return
         self._keep(after)
         if after.runbook.name != self.definition.name:
@@ -127,15 +130,14 @@ class Backtest:
         self._start_assumed(seen)
 
     def unanswered(self, anomaly: Anomaly, seen: datetime) -> None:
-        """One anomaly of the tenant that the log has no request of this runbook for; seen: the time of its record."""
+        """One anomaly of the tenant that has no request of this runbook of its own; seen: the time of its record."""
         self._pass(seen)
         reason = self._why_not(anomaly)
         if reason is not None:
             self._tell(_decision(None, anomaly, seen, Answer("no_match", None, reason)))
             return
         request = self._request(anomaly, seen)
-        until = self._repeats.get(request.execution_id, seen)
-        if until is None or until > seen:
+        if self._comes_again(request.execution_id, seen) or self._was_taken(request.execution_id, seen):
             self._tell(_decision(request, anomaly, seen, REPEATED))
             return
         simulated = begin(request, self._offset)
@@ -164,14 +166,36 @@ class Backtest:
             self._follow(real)
             return
         reason, waits_for = self._why_not(request.anomaly), None
+        self._missed.discard(real.execution_id)
         if reason is not None:
+            self._missed.add(real.execution_id)
             answer = Answer("no_match", None, reason)
-        elif still_at_work:
+        elif still_at_work or self._comes_again(real.execution_id, request.at):
             answer = REPEATED
         else:
             answer, waits_for = self._judge(simulated)
         self._open[real.execution_id] = _decision(request, request.anomaly, request.at, answer, UNKNOWN, waits_for)
         self._follow(real)
+
+    def _asked_again(self, event: Event, seen: datetime) -> None:
+        """What was refused may be a request for an anomaly that came again: it is new where the first one is missed."""
+        anomaly = answered_by(event, self.definition.name)
+        if anomaly is None or event.execution_id not in self._missed:
+            return
+        if self._why_not(anomaly) is None and not self._comes_again(event.execution_id, seen):
+            self.unanswered(anomaly, seen)
+
+    def _comes_again(self, name: str, at: datetime) -> bool:
+        """Whether it is what would be already, though the log has no run of that."""
+        until = self._repeats.get(name, at)
+        return until is None or until > at
+
+    def _was_taken(self, name: str, at: datetime) -> bool:
+        """Whether it is what the log has a run of, and would have one."""
+        recorded = self._recorded.get(name)
+        if recorded is None or name in self._missed:
+            return False
+        return not isinstance(recorded, Marker) or recorded.dedup_until >= at
 
     def _judge(self, simulated: Execution) -> tuple[Answer, str | None]:
         if simulated.request.paused is not None:
@@ -264,6 +288,7 @@ class Backtest:
         recorded = self._recorded.get(name)
         if isinstance(recorded, Marker) and recorded.dedup_until < now:
             del self._recorded[name]
+            self._missed.discard(name)
         until = self._repeats.get(name)
         if until is not None and until < now:
             del self._repeats[name]

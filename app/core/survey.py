@@ -7,32 +7,37 @@ from array import array
 from datetime import timedelta
 from typing import Any
 
+from app.core.anomaly import Anomaly
 from app.core.errors import RecordRefused
-from app.core.events import EVENTS, ExecutionRequested
+from app.core.events import EVENTS, Event, ExecutionRequested
 from app.core.execution import Execution, Status
 from app.core.lifecycle import evolve
 from app.core.model import read_document, validated
 
 MAX_DURATIONS = 10_000
 MAX_LIVE = 10_000  # a request told again, after its execution ended, would stay for ever
+TIME_BITS = 63
 DEFAULT_DURATION = timedelta(seconds=60)
 
 
 class Survey:
-    """Reads one tenant's log for one runbook; 8 bytes are kept of each of its requests."""
+    """Reads one tenant's log for one runbook; 16 bytes are kept of each of its requests: a hash and a time."""
 
     def __init__(self, tenant: str, runbook: str) -> None:
         """Nothing is read yet."""
         self._tenant = tenant
         self._runbook = runbook
         self._requested = array("Q")
+        self._written = array("q")
+        self._latest_ms = 0
         self._durations = array("d")
         self._live: dict[str, Execution] = {}
         self.read = 0
 
-    def take(self, value: bytes | None, offset: int) -> None:
-        """One record, in the order of the log; what cannot be read is passed over."""
+    def take(self, value: bytes | None, offset: int, written_ms: int) -> None:
+        """One record, in the order of the log, and when it was written; what cannot be read is passed over."""
         self.read += 1
+        self._latest_ms = max(self._latest_ms, written_ms)
         named = _named(value)
         if named is None or named.get("tenant") != self._tenant:
             return
@@ -44,8 +49,10 @@ class Survey:
             event = validated(named, EVENTS)
         except RecordRefused:
             return
-        if isinstance(event, ExecutionRequested) and event.anomaly is not None:
-            self._requested.append(short_hash(event.anomaly.anomaly_id))
+        anomaly = answered_by(event, self._runbook)
+        if anomaly is not None:
+            self._requested.append(short_hash(anomaly.anomaly_id))
+            self._written.append(self._latest_ms)
         after, refusal = evolve(self._live.get(event.execution_id), event, offset)
         if refusal is None and isinstance(after, Execution):
             self._keep(after)
@@ -64,20 +71,32 @@ class Survey:
 
     def done(self) -> None:
         """All is read: from now on questions are answered."""
-        self._requested = array("Q", sorted(self._requested))
+        both = sorted(one << TIME_BITS | at for one, at in zip(self._requested, self._written, strict=True))
+        self._requested = array("Q", (one >> TIME_BITS for one in both))
+        self._written = array("q", (one & ((1 << TIME_BITS) - 1) for one in both))
         self._live.clear()
 
-    def has_request_for(self, anomaly_id: str) -> bool:
-        """Whether the log holds a request of the runbook for this anomaly."""
+    def has_request_for(self, anomaly_id: str, since_ms: int) -> bool:
+        """Whether the log holds a request of the runbook for this anomaly that does not stand before what came then.
+
+        A request counts as written with the latest record before it: no clock has it read before that.
+        """
         if not self._requested:
             return False
         wanted = short_hash(anomaly_id)
-        place = bisect.bisect_left(self._requested, wanted)
-        return place < len(self._requested) and self._requested[place] == wanted
+        place = bisect.bisect_right(self._requested, wanted) - 1
+        return place >= 0 and self._requested[place] == wanted and self._written[place] >= since_ms
 
     def usual_duration(self) -> timedelta:
         """The median of the recorded runs, from their first step to their end; 60 s when there are none."""
         return timedelta(seconds=statistics.median(self._durations)) if self._durations else DEFAULT_DURATION
+
+
+def answered_by(event: Event, runbook: str) -> Anomaly | None:
+    """The anomaly that an event is a runbook's request for; None where it is none, or one by hand."""
+    if not isinstance(event, ExecutionRequested) or event.runbook.name != runbook:
+        return None
+    return None if event.requested_by is not None else event.anomaly
 
 
 def short_hash(text: str) -> int:

@@ -18,8 +18,9 @@ from app.core.catalog import Catalog, Change, Definition, read_change
 from app.core.errors import AnomalyRefused, Problem, RecordRefused, Refused, TemporaryError
 from app.core.events import Limits, read_event
 from app.core.guards import kept_for
+from app.core.occurrences import Occurrences
 from app.core.pauses import PauseEnded, PausePut
-from app.core.survey import Survey
+from app.core.survey import Survey, answered_by
 from app.streams.connection import KafkaConnection
 from app.streams.group_offsets import group_offsets
 from app.streams.ordered import Record, Span, in_order, seen_at
@@ -39,6 +40,9 @@ class Bounds(NamedTuple):
 UNBOUNDED = Bounds()
 ASKED = Bounds(seconds=20.0, records=1_000_000)
 AT_ONCE = 1
+READINGS = 2
+"""Once as if every anomaly that has a request later were its reason; once more where there are some that are not."""
+OFFSET_BITS = 48
 
 
 class Progress(NamedTuple):
@@ -142,6 +146,7 @@ class _Reading:
         self._deadline = None if bounds.seconds is None else time.monotonic() + bounds.seconds
         self._read = self._total = self._anomalies = self._events = self._refused = 0
         self._seen: datetime | None = None
+        self._occurrences = Occurrences()
 
     async def run(self, read_by_workers: dict[int, int]) -> Outcome:
         catalog, changes = await self._definitions()
@@ -150,13 +155,18 @@ class _Reading:
         survey = Survey(question.tenant, question.runbook.name)
         self._total = 2 * sum(span.length for span in log.values()) + sum(span.length for span in anomalies.values())
         complete = await self._survey(survey, log)
-        lasts = question.assume or survey.usual_duration()
-        report = Report(question.since, question.until, everything=question.everything)
+        lasts = survey.usual_duration() if question.assume is None else question.assume
         current = catalog.get(question.tenant, question.runbook.name)
         definition = _candidate(question, current)
-        backtest = Backtest(definition, Assumed(lasts, self._limits), report.add)
-        if complete:
+        report, backtest = self._begun(definition, lasts)
+        for _ in range(READINGS if complete else 0):
+            report, backtest = self._begun(definition, lasts)
             complete = await self._replay(backtest, survey, report, changes, log | anomalies)
+            alone = self._occurrences.found_alone()
+            if not (complete and alone):
+                break
+            self._occurrences = Occurrences(alone)
+            self._total = self._read + sum(span.length for span in (log | anomalies).values())
         backtest.finish()
         return Outcome(
             report=report,
@@ -170,6 +180,13 @@ class _Reading:
             anomalies=self._anomalies,
             events=self._events,
         )
+
+    def _begun(self, definition: Definition, lasts: timedelta) -> tuple[Report, Backtest]:
+        """Begin, or begin anew."""
+        question = self._question
+        self._anomalies = self._events = self._refused = 0
+        report = Report(question.since, question.until, everything=question.everything)
+        return report, Backtest(definition, Assumed(lasts, self._limits), report.add)
 
     async def _definitions(self) -> tuple[Catalog, list[tuple[int, PauseChange]]]:
         """The definitions in force, and when pauses came and went, in milliseconds."""
@@ -220,7 +237,7 @@ class _Reading:
     async def _survey(self, survey: Survey, log: dict[TopicPartition, Span]) -> bool:
         async for records in self._slices(log):
             for record in records:
-                survey.take(record.value, record.offset)
+                survey.take(record.value, record.offset, record.timestamp)
         survey.done()
         return not self._over()
 
@@ -270,6 +287,9 @@ class _Reading:
         except RecordRefused:
             return
         if event.tenant == self._question.tenant:
+            anomaly = answered_by(event, self._question.runbook.name)
+            if anomaly is not None:
+                self._occurrences.requested(anomaly)
             backtest.happened(event, record.offset, seen_at(record))
 
     def _take_anomaly(self, record: Record, backtest: Backtest, survey: Survey, report: Report) -> None:
@@ -285,8 +305,10 @@ class _Reading:
         assert trigger is not None
         at = seen_at(record)
         anomaly_id = body.get("anomaly_id") or _position_of(record, at).anomaly_id()
-        if isinstance(anomaly_id, str) and survey.has_request_for(anomaly_id):
-            return  # it is judged at its request
+        if isinstance(anomaly_id, str) and survey.has_request_for(anomaly_id, record.timestamp):
+            place = record.partition << OFFSET_BITS | record.offset
+            if not self._occurrences.is_alone(anomaly_id, body, place):
+                return  # it is judged at its request
         for clause, wanted in (("service_id", trigger.service_id), ("metric_name", trigger.metric_name)):
             if wanted not in {"*", body.get(clause)}:
                 report.add_misses(clause)

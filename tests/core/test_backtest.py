@@ -28,10 +28,11 @@ from app.core.execution import Execution
 from app.core.ids import execution_id_for_anomaly, execution_id_for_key
 from app.core.lifecycle import evolve
 from app.core.matching import Match, match
+from app.core.occurrences import Occurrences
 from app.core.pauses import Pause, PauseEnded, PausePut
 from app.core.planning import ActionFailure, Outcome
 from app.core.runbook import read_runbook
-from app.core.survey import Survey
+from app.core.survey import Survey, answered_by
 from app.streams.index import ExecutionIndex
 
 RUNBOOK = {"name": "r", "trigger": {"service_id": "s"}, "steps": [slack()]}
@@ -173,22 +174,37 @@ class World:
 
 def backtest(world: World, definition: Definition, **assumed: Any) -> list[Decision]:
     """Over all that the world recorded, as the reader of the topics feeds it."""
-    told: list[Decision] = []
     survey = Survey("default", definition.name)
-    for offset, (_, event) in enumerate(world.log, start=1):
-        survey.take(write_event(event), offset)
+    for offset, (at, event) in enumerate(world.log, start=1):
+        survey.take(write_event(event), offset, milliseconds(at))
     survey.done()
-    lasts = assumed.get("lasts", survey.usual_duration())
-    run = Backtest(definition, Assumed(lasts), told.append)
-    for at, offset, record in sorted(world.records, key=lambda one: one[0]):
-        if isinstance(record, PausePut | PauseEnded):
-            run.pause_changed(record)
-        elif not isinstance(record, Anomaly):
-            run.happened(record, offset, at)
-        elif not survey.has_request_for(record.anomaly_id):
-            run.unanswered(record, at)
-    run.finish()
-    return told
+    alone: frozenset[int] = frozenset()
+    while True:
+        told: list[Decision] = []
+        occurrences = Occurrences(alone)
+        run = Backtest(definition, Assumed(assumed.get("lasts", survey.usual_duration())), told.append)
+        for place, (at, offset, record) in enumerate(sorted(world.records, key=lambda one: one[0])):
+            if isinstance(record, PausePut | PauseEnded):
+                run.pause_changed(record)
+            elif not isinstance(record, Anomaly):
+                answered = answered_by(record, definition.name)
+                if answered is not None:
+                    occurrences.requested(answered)
+                run.happened(record, offset, at)
+            elif not survey.has_request_for(record.anomaly_id, milliseconds(at)) or occurrences.is_alone(
+                record.anomaly_id, record.model_dump(mode="json"), place
+            ):
+                run.unanswered(record, at)
+        run.finish()
+        found = occurrences.found_alone()
+        if not found:
+            return told
+        assert not alone
+        alone = found
+
+
+def milliseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
 GUARDS = st.fixed_dictionaries(
@@ -228,7 +244,8 @@ class Player:
 
     def again(self, one: Anomaly | None = None) -> None:
         if self.seen:
-            one = one or self.dice.choice(self.seen)
+            again = {"value": float(self.dice.randrange(4))}  # of the same id, and better or worse
+            one = one or self.dice.choice(self.seen).model_copy(update=again)
             self.world.publish(one)
             self.unread.append(one)
 
@@ -305,7 +322,7 @@ def test_the_version_in_force_gives_exactly_what_was_done(guards, seed, policy):
 def test_the_random_logs_hold_every_kind_of_decision():
     guards = {"cooldown_seconds": 5, "max_runs_per_hour": 4, "circuit_breaker": {"failures": 2, "open_minutes": 2}}
     seen = Counter()
-    for seed in range(40):
+    for seed in range(100):
         world = played(guards, seed, "approve")
         seen.update((one.did.result, one.did.guard) for one in backtest(world, world.catalog.get("default", "r")))
     ways = [("runs", None), ("asks", "max_runs_per_hour"), ("nothing", None)]
@@ -464,6 +481,52 @@ class TestAnotherVersion:
         ]
 
 
+LOWER = {"service_id": "s", "condition": "value > 0.5"}
+HIGHER = {"service_id": "s", "condition": "value > 2.5"}
+
+
+def coming_again(*values: float, read: bool = True) -> World:
+    """One anomaly that comes every ten minutes, and is matched above 1: at once, or every time at the end."""
+    world = World({**RUNBOOK, "trigger": {"service_id": "s", "condition": "value > 1.0"}})
+    for number, value in enumerate(values):
+        world.now = T0 + timedelta(minutes=10 * number)
+        one = anomaly("a", value=value)
+        world.publish(one)
+        if read:
+            world.take(one)
+    for value in () if read else values:
+        world.take(anomaly("a", value=value))
+    return world
+
+
+def told_of(world: World, **changes: Any) -> list[tuple[str, str, float]]:
+    """What would be, what was done, and after how many minutes."""
+    trigger = {"service_id": "s", "condition": "value > 1.0"}
+    told = backtest(world, world.put({**RUNBOOK, "trigger": trigger, **changes}))
+    return [(one.would.result, one.did.result, (one.at - T0).total_seconds() / 60) for one in told]
+
+
+class TestAnAnomalyThatComesAgain:
+    def test_a_lower_threshold_starts_when_it_came_first(self):
+        world = coming_again(1.0, 2.0)
+        assert told_of(world) == [("no_match", "nothing", 0), ("runs", "runs", 10)]
+        assert told_of(world, trigger=LOWER) == [("runs", "nothing", 0), ("repeated", "runs", 10)]
+
+    def test_a_higher_threshold_starts_when_it_was_the_same_execution_already(self):
+        world = coming_again(2.0, 2.0, 3.0, 3.0)
+        assert told_of(world) == [("runs", "runs", 0)]
+        assert told_of(world, trigger=HIGHER) == [("no_match", "runs", 0), ("runs", "nothing", 20)]
+
+    def test_what_comes_after_its_request_is_the_same_execution(self):
+        world = coming_again(2.0, 1.0)
+        assert told_of(world, trigger=LOWER) == [("runs", "runs", 0), ("repeated", "nothing", 10)]
+
+    def test_workers_that_were_late_took_each_for_what_it_was(self):
+        assert told_of(coming_again(2.0, 2.0, 2.0, read=False)) == [("runs", "runs", 20)]
+        late = [("no_match", "nothing", 0), ("no_match", "nothing", 20), ("runs", "runs", 20)]
+        assert told_of(coming_again(1.0, 2.0, 1.0, read=False)) == late
+
+
 class TestReport:
     def test_it_counts_and_lists_the_differences(self):
         world = recorded(0, 50, 100)
@@ -512,7 +575,7 @@ def test_a_survey_keeps_no_more_live_executions_than_it_may(monkeypatch):
         world.now += timedelta(seconds=7)
         world.act(command, "succeeded")
     for offset, (_, event) in enumerate(world.log, start=1):
-        survey.take(write_event(event), offset)
+        survey.take(write_event(event), offset, 0)
     assert survey.usual_duration() == timedelta(seconds=7)
 
 
@@ -522,11 +585,13 @@ def test_a_survey_passes_over_what_it_cannot_read_and_what_is_not_its_own():
     for offset, value in enumerate(
         [None, b"{", b"[]", b'{"tenant": "default", "type": "execution_requested"}', UNREADABLE]
     ):
-        survey.take(value, offset)
+        survey.take(value, offset, 0)
     assert survey.usual_duration() == timedelta(seconds=60)
-    for offset, (_, event) in enumerate(world.log, start=1):
-        survey.take(write_event(event), offset)
-        survey.take(write_event(event.model_copy(update={"tenant": "else"})), offset)
+    for offset, (at, event) in enumerate(world.log, start=1):
+        survey.take(write_event(event), offset, milliseconds(at))
+        survey.take(write_event(event.model_copy(update={"tenant": "else"})), offset, 0)
     survey.done()
-    assert (survey.has_request_for("a1"), survey.has_request_for("a2")) == (True, False)
+    asked = milliseconds(T0) + 30_000
+    assert [survey.has_request_for("a1", asked + more) for more in (-1000, 0, 1)] == [True, True, False]
+    assert not survey.has_request_for("a2", 0)
     assert survey.usual_duration() == timedelta(seconds=10)
