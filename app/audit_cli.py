@@ -106,7 +106,10 @@ def export(
     exported = run_or_exit(lambda: exporting.export(_connection(), EXECUTION_EVENTS, tenant, executions, show_progress))
     for line in FORMS[form](exported):
         print(line)
-    missing = [name for name in executions if name not in exported.executions]
+    begun_before = exported.without_request()
+    if begun_before:
+        complain(f"runbooks: how {', '.join(begun_before)} began is gone: {exported.why_without()}")
+    missing = [name for name in executions if name not in {*exported.executions, *begun_before}]
     if missing:
         complain(f"runbooks: the log has nothing of {', '.join(missing)}")
         raise typer.Exit(DIFFERENT)

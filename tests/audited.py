@@ -4,7 +4,7 @@ import uuid
 
 import orjson
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from prometheus_client import CollectorRegistry
 
@@ -55,6 +55,13 @@ class Audited:
         async with AIOKafkaProducer(bootstrap_servers=self.connection.bootstrap_servers) as producer:
             for key, value in records:
                 await producer.send(topic, value, key=key, partition=0)
+
+    async def forget_before(self, offset):
+        """As retention does."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.connection.bootstrap_servers)
+        await admin.start()
+        await admin.delete_records({TopicPartition(self.topic, 0): RecordsToDelete(before_offset=offset)})
+        await admin.close()
 
     async def acknowledge(self):
         place = TopicPartition(self.topic, 0)

@@ -151,6 +151,7 @@ class Rebuilding:
                         state = execution.marker() if execution.terminal else execution
                         position.known[execution.execution_id] = Known(execution.tenant, state, None, Facts())
                 if table is not None:
+                    table.pass_over(self._starts[partition], position.known)
                     theirs.take(map(_state_hash, table.live(end)))
                     left_out = table.compare(position, folded, self._drilled.result.report)
                     self._compared(partition, "live table", ours, theirs, left_out)

@@ -65,10 +65,23 @@ class Entry(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """The records in their order, and how each execution that was found stands after its last one."""
+    """The records in their order, and how each execution whose request was found stands after its last one.
+
+    begins_at: where the log begins now.
+    """
 
     entries: list[Entry]
     executions: dict[str, Execution]
+    begins_at: int = 0
+
+    def without_request(self) -> list[str]:
+        """The executions of which there are records, and none that they could begin with."""
+        named = dict.fromkeys(entry.execution_id for entry in self.entries)
+        return [name for name in named if name not in self.executions]
+
+    def why_without(self) -> str:
+        """What became of their requests."""
+        return f"the log begins at {self.begins_at} now" if self.begins_at else "the log has no request of it"
 
 
 async def export(
@@ -78,9 +91,9 @@ async def export(
 
     Raises RunbooksError or KafkaError.
     """
-    found = Exported([], {})
     named = [name.encode() for name in execution_ids]
     async with open_log(connection, topic, progress, tenant) as log:
+        found = Exported([], {}, min(log.starts.values()))
         async for partition, records in log.batches():
             for record in records:
                 value = record.value or b""
@@ -157,10 +170,19 @@ def as_report(exported: Exported) -> Iterator[str]:
             if value:
                 yield safe(f"  {title + ':':14}{value}")
         yield ""
-        for entry in exported.entries:
-            if entry.execution_id == name:
-                yield from _told(entry)
+        yield from _told_of(exported, name)
+    for name in exported.without_request():
+        yield safe(f"Execution {name}")
+        yield f"  how it began is gone, and how it stood: {exported.why_without()}"
         yield ""
+        yield from _told_of(exported, name)
+
+
+def _told_of(exported: Exported, name: str) -> Iterator[str]:
+    for entry in exported.entries:
+        if entry.execution_id == name:
+            yield from _told(entry)
+    yield ""
 
 
 def _told(entry: Entry) -> Iterator[str]:

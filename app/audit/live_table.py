@@ -1,6 +1,6 @@
 """The live table ``executions`` beside the log, read from its changelog."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import orjson
@@ -34,6 +34,13 @@ class LiveTable:
             self._rows.pop(name, None)
         else:
             self._rows[name] = value
+
+    def pass_over(self, begins_at: int, known: Collection[str]) -> None:
+        """Forget live executions of which the log has nothing, as it begins after their request."""
+        for name, row in [*self._rows.items()] if begins_at > 0 else ():
+            state = _says(row)
+            if isinstance(state, Execution) and state.run < begins_at and name not in known:
+                del self._rows[name]
 
     def tell_of_keys(self, partition: int, report: Report) -> None:
         """Report every record whose key is no execution's id; its offset is one of the changelog."""

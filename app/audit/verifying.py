@@ -103,6 +103,7 @@ class _Part:
     last: LogRecord | None = None
     last_record: str | None = None
     anchors: Sequence[AnchorCheck] = ()
+    begins_at: int = 0
     log_end: int = 0
 
 
@@ -156,7 +157,7 @@ class Verification:
                 self._result.notes.append(f"partition {at.partition} begins at {starts[at]}: what was before is gone")
             end = ends[at] if point is None else point.end
             part = self._parts[at.partition] = self._part(position, end, partition_of, point, rows)
-            part.anchors, part.log_end = anchors[at.partition], ends[at]
+            part.anchors, part.begins_at, part.log_end = anchors[at.partition], starts[at], ends[at]
             consumer.seek(at, position.next_offset)
 
     async def _look_for_history(self, lengths: Mapping[int, int]) -> None:
@@ -313,6 +314,7 @@ class Verification:
             table, folded = tables.of(number), tables.folded(number, ends[number])
             table.tell_of_keys(number, self._result.report)
             if folded is not None:
+                table.pass_over(part.begins_at, part.fold.position.known)
                 self._result.left_out += table.compare(part.fold.position, folded, self._result.report)
 
 

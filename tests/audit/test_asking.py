@@ -112,6 +112,18 @@ async def test_a_table_has_no_cell_that_a_spreadsheet_would_calculate(exported):
     assert [row["before"] for row in rows] == ["", "3", "", "3", "", ""]
 
 
+async def test_of_what_retention_took_the_request_the_rest_is_shown_and_said_to_be_that(audited):
+    await audited.forget_before(1)
+    found = await export(audited.connection, audited.topic, "default", ["e", "nobody"], lambda _: None)
+    assert [entry.offset for entry in found.entries][:2] == [1, 3]
+    found.executions.clear()  # the state that the rollback pins tells of it again
+    assert found.without_request() == ["e"]
+    lines = list(as_report(found))
+    gone = "  how it began is gone, and how it stood: the log begins at 1 now"
+    assert lines[:3] == ["Execution e", gone, ""]
+    assert f"planned step 0: {DONE}, by a worker" in lines[3]
+
+
 async def test_a_report_says_it_to_a_person(exported):
     lines = list(as_report(exported))
     assert lines[0] == "Execution e"

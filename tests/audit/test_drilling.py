@@ -115,6 +115,14 @@ async def test_a_history_that_has_nothing_of_the_log_is_not_its_history(audited,
         await drilled(audited, tmp_path / "drill")
 
 
+async def test_what_still_runs_though_retention_took_its_request_is_no_difference(audited, tmp_path):
+    await audited.write()
+    await audited.forget_before(audited.log.states["e1"].run)
+    found = await Rebuilding(audited.sources, tmp_path / "drill", lambda _: None).run()
+    assert [one.detail for one in found.result.differences if one.rule == "table"] == []
+    assert [one.same for one in found.compared if one.what == "live table"] == [True]
+
+
 async def test_a_folder_that_holds_a_drill_is_left_alone(audited, tmp_path):
     await audited.write()
     await drilled(audited, tmp_path)

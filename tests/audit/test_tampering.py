@@ -2,8 +2,6 @@
 
 import pytest
 import sqlalchemy as sa
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from aiokafka.structs import TopicPartition
 from audited import Audited
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -175,10 +173,7 @@ async def test_what_begins_late_or_has_no_anchors_is_noted(audited):
 async def test_a_beginning_that_retention_removed_is_noted_and_the_rest_is_checked(audited, tamper, told):
     await audited.project(anchor_every=10)
     await audited.publish(audited.topic, tamper(audited.log.records))
-    admin = AIOKafkaAdminClient(bootstrap_servers=audited.connection.bootstrap_servers)
-    await admin.start()
-    await admin.delete_records({TopicPartition(audited.topic, 0): RecordsToDelete(before_offset=15)})
-    await admin.close()
+    await audited.forget_before(15)
     result, found = await audited.verify()
     assert [(offset, detail) for offset, rule, detail in found if rule != "table"] == told
     assert "partition 0 begins at 15: what was before is gone" in result.notes

@@ -126,6 +126,13 @@ async def test_where_the_workers_have_told_no_offset_the_live_table_was_not_comp
     assert result.notes == [f"the group {group} has no offset for partition 0: the live table was not compared there"]
 
 
+async def test_what_still_runs_though_retention_took_its_request_is_no_difference(audited):
+    await audited.write()
+    await audited.forget_before(audited.log.states["e03"].run)
+    result, found = await audited.verify()
+    assert (found, len(result.notes)) == ([], 1)
+
+
 async def test_a_history_that_has_nothing_of_the_log_is_not_its_history(audited):
     await audited.publish(audited.topic, audited.log.records)
     with pytest.raises(RunbooksError, match=r"has nothing of execution-events.*RUNBOOKS_HISTORY__URL"):
