@@ -103,7 +103,7 @@ class DecisionQueries:
             for row in await connection.execute(ended):
                 found.setdefault(row.runbook_name, RunbookFigures()).statuses[row.status] = row[2]
             for name, causes in (await _causes(connection, tenant, start)).items():
-                found[name].causes.update(causes)
+                found.setdefault(name, RunbookFigures()).causes.update(causes)
         return found
 
     async def shadow_runs(self, tenant: str, runbook: str, since: datetime) -> list[ShadowRun]:

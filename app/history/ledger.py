@@ -93,6 +93,7 @@ class LedgerProjection:
                 rows |= {row_key(row): row async for row in self._rows(fresh)}
                 moves.append((place, fresh[-1].offset + 1))
         if not moves:
+            await self._sweep()
             return {}
         ends = {place.partition: (place.next_offset, end) for place, end in moves}
         await self._store.write(list(rows.values()), ends)

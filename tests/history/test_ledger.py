@@ -1,8 +1,10 @@
 """The why-not ledger in the database: written once however often it comes, asked, and forgotten by age."""
 
 import asyncio
+import sqlite3
 from datetime import timedelta
 
+import sqlalchemy as sa
 from building import T0, requested, slack, story
 from prometheus_client import CollectorRegistry
 
@@ -93,6 +95,14 @@ async def test_it_is_forgotten_by_age(engine):
     assert len(await ledger.queries.of_anomaly("default", "new")) == 1
 
 
+async def test_it_is_forgotten_though_nothing_comes(engine):
+    ledger = Ledger(engine)
+    await ledger.take(answered("old", said("r")))
+    ledger.now += timedelta(days=31)
+    assert await ledger.projection.project([]) == {}
+    assert await ledger.queries.of_anomaly("default", "old") == []
+
+
 async def test_what_each_runbook_came_to_and_what_none_took(engine):
     ledger = Ledger(engine)
     state = story(slack()).state
@@ -114,13 +124,35 @@ async def test_what_each_runbook_came_to_and_what_none_took(engine):
     assert [(one.anomaly_id, one.keys) for one in runs] == [("a", ("host/a",)), ("b", ("host/a",))]
 
 
-async def test_why_runs_were_taken_back_is_counted(engine):
+def taken_back():
+    """A run that failed, and was to be taken back for its metric."""
     check = {"metric_name": "cpu", "check_after_minutes": 1, "rollback_if_value_exceeds": 90}
     told = story(slack(), rollback_metric_check=check).does().at(61).timer().measured(99.0)
     assert told.status == "failed"  # a message cannot be taken back
-    await Store(engine, "log").write([row_of(told.state, 0)], {0: (0, 1)})
+    return told.state
+
+
+async def test_why_runs_were_taken_back_is_counted(engine):
+    await Store(engine, "log").write([row_of(taken_back(), 0)], {0: (0, 1)})
     figures = (await Ledger(engine).queries.figures("default", T0))["r"]
     assert (figures.statuses, figures.causes) == ({"failed": 1}, {"metric": 1})
+
+
+async def test_a_run_that_fails_while_figures_are_asked_for_counts_as_far_as_it_was_seen(sqlite_engine):
+    await Store(sqlite_engine, "log").write([row_of(taken_back(), 0)], {0: (0, 1)})
+    database = sqlite3.connect(sqlite_engine.url.database, isolation_level=None)
+    since, asked = T0 + timedelta(days=1), []
+    late = "UPDATE executions SET requested_us = requested_us + 2 * 86400000000"
+
+    def ask(_connection, _cursor, statement, *_):
+        asked.append(statement)
+        if len(asked) == 3:
+            database.execute(late)
+
+    sa.event.listen(sqlite_engine.sync_engine, "before_cursor_execute", ask)
+    figures = (await Ledger(sqlite_engine).queries.figures("default", since))["r"]
+    database.close()
+    assert (figures.statuses, figures.causes) == ({}, {"metric": 1})
 
 
 def test_a_record_is_compact_and_long_reasons_are_cut():
