@@ -10,7 +10,7 @@ import typer
 from app import operating
 from app.printing import say, say_json
 from app.settings import KafkaSettings, Settings
-from app.streams.dead_letters import DeadLetters, Letter
+from app.streams.dead_letters import DeadLetters, Letter, told_time
 from app.wiring import connection_of
 
 letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be read.")
@@ -58,9 +58,9 @@ def as_listed(letter: Letter) -> dict[str, Any]:
     note = letter.requeued
     return {
         "offset": letter.offset,
-        "arrived": letter.arrived.isoformat(),
+        "arrived": letter.arrived and letter.arrived.isoformat(),
         **letter.headers,
-        "requeued": note and {"by": note.by, "at": note.at.isoformat(), "to": note.to},
+        "requeued": note and {"by": note.by, "at": note.at and note.at.isoformat(), "to": note.to},
         "bytes": letter.size,
         "value": letter.value.decode(errors="replace"),
     }
@@ -71,12 +71,12 @@ def as_shown(letter: Letter) -> Iterator[str]:
     headers, note = letter.headers, letter.requeued
     place = "/".join(headers.get(f"source-{name}", "?") for name in ("topic", "partition", "offset"))
     told = [
-        ("arrived", letter.arrived.isoformat()),
+        ("arrived", told_time(letter.arrived)),
         ("from", place),
         ("why", headers.get("error", "")),
         ("key", "" if letter.key is None else _text(letter.key)),
         ("cut", f"only {letter.size} of its {headers['cut']} bytes were kept" if "cut" in headers else ""),
-        ("requeued", f"by {note.by} at {note.at.isoformat()}; it stands at {note.to}" if note else ""),
+        ("requeued", f"by {note.by} at {told_time(note.at)}; it stands at {note.to}" if note else ""),
         ("bytes", str(letter.size)),
         ("record", _text(letter.value)),
     ]

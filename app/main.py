@@ -25,7 +25,7 @@ from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError
 from app.core.people import SlackUsers
-from app.ending import cancelled
+from app.ending import cancelled, stopped
 from app.history.database import open_database
 from app.history.decisions import DecisionQueries
 from app.history.ledger import LedgerProjection
@@ -34,7 +34,7 @@ from app.history.projection import Projection
 from app.history.projector import Projector
 from app.history.queries import HistoryQueries
 from app.history.store import Store
-from app.metric_readers import metric_reader
+from app.metric_readers import metric_agents
 from app.settings import ApiSettings, Settings
 from app.streams.advancing import Advancer
 from app.streams.app import (
@@ -59,8 +59,6 @@ from app.streams.index import is_newer_row, outline_of_row
 from app.streams.ledger import TABLE, Ledger, is_newer_claim, outline_of_claim
 from app.streams.log import Log
 from app.streams.matching import AnomalyMatcher
-from app.streams.metric_checking import MetricChecker
-from app.streams.metric_samples import SampleInspector
 from app.streams.publisher import Publisher
 from app.streams.tables import DeferredTable
 from app.streams.taking_over import take_over
@@ -104,27 +102,6 @@ class Running:
     failure: asyncio.Future[BaseException]
     log: Log
     readiness: Callable[[], list[str]]
-
-
-async def metric_agents(
-    stack: contextlib.AsyncExitStack,
-    settings: Settings,
-    connection: KafkaConnection,
-    partitions: int,
-    log: Log,
-    figures: Figures,
-) -> tuple[MetricChecker | None, SampleInspector | None]:
-    """What reads metrics, where this worker does; partitions is how many the topic of samples has.
-
-    Samples are inspected whatever is read from: all workers of a group have the same agents, for Faust shares out the
-    topics among all of them alike.
-    """
-    if "metric" not in settings.worker.kinds:
-        return None, None
-    reader = await metric_reader(settings, connection, partitions, now, figures)
-    stack.push_async_callback(reader.close)
-    checker = MetricChecker(reader, log, now, figures, concurrency=settings.metrics.concurrency)
-    return checker, SampleInspector(log, figures)
 
 
 def executors_of(
@@ -327,7 +304,7 @@ class Worker:
         )
         ledger = Ledger(ledger_table, publisher, incarnation, membership_of(faust_app))
         executors = executors_of(settings, clients, self._slack_users, ledger, log, figures)
-        checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
+        checker, inspector = await metric_agents(stack, agents, settings, connection, shared, log, figures)
         executors = replace(executors, checker=checker, inspector=inspector)
         start_traces(stack, settings.traces, incarnation, executors, parts)
         add_agents(agents, parts)
@@ -346,7 +323,7 @@ class Worker:
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
             running = asyncio.create_task(work)
             running.add_done_callback(agents.fail_with)
-            stack.push_async_callback(cancelled, running)
+            stack.push_async_callback(stopped, running)
         return agents, parts
 
     async def _start_web(

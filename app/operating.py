@@ -20,7 +20,7 @@ from app.core.pauses import EVERYBODY, Pause, PauseEnded, PausePut
 from app.core.runbook import Runbook
 from app.settings import KafkaSettings
 from app.streams.connection import KafkaConnection
-from app.streams.dead_letters import DeadLetters, Letter, note_headers
+from app.streams.dead_letters import DeadLetters, Letter, note_headers, told_time
 from app.streams.log import Log, Recorded
 from app.streams.publisher import Publisher
 from app.streams.topics import DEAD_LETTERS, read_topics
@@ -88,7 +88,7 @@ def why_not_requeued(letter: Letter, topics: set[str], *, again: bool) -> str | 
         return f"only {letter.size} of its {headers['cut']} bytes were kept; the whole record stood at {whole}"
     if note is not None and not again:
         return (
-            f"{note.by} did that at {note.at.isoformat()}, to {note.to}. Where it could not be read again, it has a"
+            f"{note.by} did that at {told_time(note.at)}, to {note.to}. Where it could not be read again, it has a"
             " letter of its own: `runbooks dead-letters list`. To put it back once more: --again"
         )
     return None

@@ -7,7 +7,8 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry
 
 from app.clients.secrets import Secrets
-from app.main import Running, executors_of, metric_agents, new_incarnation, serve, start_publisher, start_streams
+from app.main import Running, executors_of, new_incarnation, serve, start_publisher, start_streams
+from app.metric_readers import metric_agents
 from app.settings import Settings
 from app.streams.app import Agents, add_executors, build_app, declare_table, membership_of
 from app.streams.figures import Figures
@@ -64,7 +65,7 @@ class StepWorker:
             log, figures = Log(publisher), Figures(self._registry)
             ledger = Ledger(table, publisher, incarnation, membership_of(agents.app))
             executors = executors_of(settings, clients, self._users, ledger, log, figures)
-            checker, inspector = await metric_agents(stack, settings, connection, shared, log, figures)
+            checker, inspector = await metric_agents(stack, agents, settings, connection, shared, log, figures)
             executors = replace(executors, checker=checker, inspector=inspector)
             start_traces(stack, settings.traces, incarnation, executors)
             add_executors(agents, executors)

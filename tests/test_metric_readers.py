@@ -1,20 +1,26 @@
+import asyncio
+import contextlib
+
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from app.actions.metric_reading import PrometheusReader
 from app.core.errors import ConfigurationError
-from app.metric_readers import metric_reader
+from app.metric_readers import metric_agents, metric_reader
 from app.settings import MetricSettings, Settings
+from app.streams.app import Agents, StreamSettings, build_app
 from app.streams.connection import KafkaConnection
 from app.streams.figures import Figures
 from app.streams.metric_samples import SampleReader
 from app.wiring import now
 
+NOWHERE = KafkaConnection("127.0.0.1:1")
+
 
 async def read_by(**fields):
     settings = Settings(metrics=MetricSettings(**fields))
-    reader = await metric_reader(settings, KafkaConnection("127.0.0.1:1"), 1, now, Figures(CollectorRegistry()))
+    reader = await metric_reader(settings, NOWHERE, 1, now, Figures(CollectorRegistry()), pytest.fail)
     await reader.close()
     return reader
 
@@ -25,6 +31,15 @@ async def test_a_server_is_asked_where_one_is_named_and_the_topic_read_where_non
     assert isinstance(await read_by(), SampleReader)
     assert isinstance(await read_by(url="http://prometheus:9090"), PrometheusReader)
     assert isinstance(await read_by(queries_file=file), PrometheusReader)
+
+
+async def test_a_reading_of_the_topic_that_ends_by_an_error_is_the_end_of_the_worker(tmp_path):
+    figures, unreadable = Figures(CollectorRegistry()), KafkaConnection("127.0.0.1:port")
+    agents = Agents(build_app(NOWHERE, StreamSettings("g", tmp_path)))
+    async with contextlib.AsyncExitStack() as stack:
+        await metric_agents(stack, agents, Settings(), unreadable, 1, None, figures)
+        async with asyncio.timeout(10):
+            assert "'port'" in str(await agents.failure)
 
 
 async def test_a_mistake_in_a_file_is_told_before_anything_is_read(tmp_path):

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from app.core.model import moment_at
 
 GIVEN_UP_S = 5.0
 METADATA_AGE_MS = 10_000
@@ -28,9 +30,12 @@ class Standing(NamedTuple):
     at: datetime
 
 
-def time_of(record: ConsumerRecord) -> datetime:
-    """When a record was written, as its producer or its broker says."""
-    return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+def time_of(record: ConsumerRecord) -> datetime | None:
+    """When a record was written, as its producer or its broker says; None where that can be no moment.
+
+    Brokers take any number for a time: microseconds, or one long before there were calendars.
+    """
+    return moment_at(record.timestamp / 1000)
 
 
 class Consumer(AIOKafkaConsumer):  # type: ignore[misc]

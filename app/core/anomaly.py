@@ -18,6 +18,7 @@ from app.core.model import MAX_PROBLEMS, Frozen, Instant, JsonObject, as_text, d
 MAX_EVENT_BYTES = 256 * 1024
 MAX_DEPTH = 32
 EPOCH_MS_FROM = 1e11  # above it a number is milliseconds: as seconds it would be past the year 5138
+NO_MOMENT = "the time of the record is not in the years 1900 to 8999"
 ANOMALY_NAMESPACE = uuid.UUID("6f1d3a1e-1f0a-5c1b-9b7e-2f1f0c7d9a11")
 
 DEFAULT_TENANT = "default"
@@ -27,7 +28,9 @@ Name = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
 
 
 def _instant(value: object) -> object:
-    """RFC 3339 text with an offset, or epoch seconds or milliseconds."""
+    """RFC 3339 text with an offset, or epoch seconds or milliseconds; None where a record's time was to stand in."""
+    if value is None:
+        raise ValueError(f"is needed: {NO_MOMENT}")
     if isinstance(value, bool) or not isinstance(value, str | int | float | datetime):
         raise ValueError("must be an RFC 3339 time or epoch seconds or milliseconds")  # noqa: TRY004 - pydantic wants ValueError
     if isinstance(value, int | float):
@@ -73,12 +76,12 @@ class Anomaly(Frozen):
 
 
 class Position(NamedTuple):
-    """Where a record stands: topic, partition, offset and the broker's timestamp, aware."""
+    """Where a record stands: topic, partition, offset, and the record's time, aware; None where that is no moment."""
 
     topic: str
     partition: int
     offset: int
-    timestamp: datetime
+    timestamp: datetime | None
 
     def anomaly_id(self) -> str:
         """The id of an event that brings none: UUIDv5 of topic, partition and offset (design §1)."""
@@ -86,7 +89,7 @@ class Position(NamedTuple):
 
 
 def read_anomaly(raw: bytes | None, position: Position) -> Anomaly:
-    """Read one record of the anomaly topic.
+    """Read one record of the anomaly topic. The record's time matters only to an event that names none.
 
     Raises AnomalyRefused with the path of every field that is wrong.
     """
@@ -123,7 +126,7 @@ def tenant_in(raw: bytes | None) -> str | None:
     return tenant if isinstance(tenant, str) else None
 
 
-def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime) -> Anomaly:
+def anomaly_of(body: dict[str, Any], *, anomaly_id: str, received_at: datetime | None) -> Anomaly:
     """Make the event of a decoded object; anomaly_id and received_at stand in where it names none.
 
     Raises AnomalyRefused.

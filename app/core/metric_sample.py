@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from app.core.anomaly import Name, TenantId, Timestamp, read_object
+from app.core.anomaly import NO_MOMENT, Name, TenantId, Timestamp, read_object
 from app.core.errors import Problem, RecordRefused
 from app.core.model import Frozen, problems_of
 
@@ -29,8 +29,10 @@ class MetricSample(Frozen):
     timestamp: Timestamp
 
 
-def read_metric_sample(raw: bytes | None, received_at: datetime) -> MetricSample:
-    """Read one record of the topic; received_at, the broker's time, stands in where it names none.
+def read_metric_sample(raw: bytes | None, received_at: datetime | None) -> MetricSample:
+    """Read one record of the topic; received_at, the record's time, stands in where it names none.
+
+    None is a time that is no moment: then nobody can say whether the sample is of the future, and it is refused.
 
     Raises RecordRefused with the path of every field that is wrong.
     """
@@ -40,6 +42,8 @@ def read_metric_sample(raw: bytes | None, received_at: datetime) -> MetricSample
         sample = MetricSample.model_validate(given)
     except ValidationError as error:
         raise RecordRefused(problems_of(error, MetricSample)) from error
+    if received_at is None:
+        raise RecordRefused([Problem("timestamp", f"cannot be judged: {NO_MOMENT}")])
     if sample.timestamp > received_at + AHEAD:
         raise RecordRefused([Problem("timestamp", f"is more than {AHEAD.seconds} s ahead of when it was received")])
     return sample

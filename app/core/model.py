@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from app.core.errors import Problem, RecordRefused
 
 FIRST_INSTANT, LAST_INSTANT = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+FIRST_INSTANT_S, LAST_INSTANT_S = FIRST_INSTANT.timestamp(), LAST_INSTANT.timestamp()
 
 
 def _within_reach(value: datetime) -> datetime:
@@ -28,6 +29,12 @@ def _within_reach(value: datetime) -> datetime:
 
 Instant = Annotated[AwareDatetime, AfterValidator(_within_reach)]
 """A moment: always aware; written as RFC 3339."""
+
+
+def moment_at(epoch_s: float) -> datetime | None:
+    """The moment so many seconds after the epoch, aware UTC; None where it is outside the years of an Instant."""
+    return datetime.fromtimestamp(epoch_s, UTC) if FIRST_INSTANT_S <= epoch_s < LAST_INSTANT_S else None
+
 
 JsonObject = dict[str, JsonValue]
 PLAIN = frozenset({str, int, float, bool, type(None)})

@@ -177,7 +177,7 @@ class Projector(ConsumerRebalanceListener):  # type: ignore[misc]
         for at, record in last.items():
             next_offset = self.position(at.partition)
             if at in self._standings and next_offset > record.offset:
-                self._standings[at] = Standing(next_offset, time_of(record))
+                self._standings[at] = Standing(next_offset, time_of(record) or self._standings[at].at)
 
     def _written(self, ends: Mapping[int, int]) -> None:
         if ends:

@@ -39,7 +39,7 @@ class DeadLetterCount:
         self.next_offset = max(span.begin, span.end - kept)
         self._older_end = self.next_offset
         self._older = self.next_offset - span.begin
-        self._waiting: OrderedDict[int, datetime] = OrderedDict()
+        self._waiting: OrderedDict[int, datetime | None] = OrderedDict()
 
     def take(self, record: ConsumerRecord) -> None:
         """The next record of the topic: a letter, or the note that one was requeued."""
@@ -65,8 +65,8 @@ class DeadLetterCount:
         return self._older + len(self._waiting)
 
     def since(self, at: datetime) -> int:
-        """How many of those that wait have arrived since then."""
-        return sum(1 for arrived in self._waiting.values() if arrived >= at)
+        """How many of those that wait have arrived since then; not one of which nobody can say when."""
+        return sum(1 for arrived in self._waiting.values() if arrived is not None and arrived >= at)
 
 
 Reader = Callable[[], Mapping[TopicPartition, Standing]]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from app.clients.kafka import Consumer
+from app.clients.kafka import Consumer, time_of
 from app.core.anomaly import Position, anomaly_of, object_in
 from app.core.backtest import Assumed, Backtest
 from app.core.backtest_report import Question, Report
@@ -23,7 +23,7 @@ from app.core.pauses import PauseEnded, PausePut
 from app.core.survey import Survey, answered_by
 from app.streams.connection import KafkaConnection
 from app.streams.group_offsets import group_offsets
-from app.streams.ordered import Record, Span, in_order, seen_at
+from app.streams.ordered import Record, Span, in_order, turn_of
 from app.streams.topics import ANOMALY_EVENTS, EXECUTION_EVENTS, RUNBOOK_DEFINITIONS, partition_of
 
 DAY = timedelta(days=1)
@@ -147,6 +147,7 @@ class _Reading:
         self._read = self._total = self._anomalies = self._events = self._refused = 0
         self._seen: datetime | None = None
         self._occurrences = Occurrences()
+        self._come_to = question.since
 
     async def run(self, read_by_workers: dict[int, int]) -> Outcome:
         catalog, changes = await self._definitions()
@@ -199,7 +200,7 @@ class _Reading:
                 if change is not None:
                     catalog.apply(change)
                 if isinstance(change, PausePut | PauseEnded):
-                    pauses.append((record.timestamp, change))
+                    pauses.append((turn_of(record), change))
         return catalog, pauses
 
     async def _edges(self, places: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
@@ -253,7 +254,7 @@ class _Reading:
         at, change = next(pauses)
         async for records in self._slices(spans):
             for record in records:
-                while at is not None and at <= record.timestamp and change is not None:
+                while at is not None and at <= turn_of(record) and change is not None:
                     backtest.pause_changed(change)
                     at, change = next(pauses)
                 if record.topic == ANOMALY_EVENTS:
@@ -268,7 +269,7 @@ class _Reading:
             async for records in slices:
                 yield records
                 self._read += len(records)
-                self._seen = seen_at(records[-1])
+                self._seen = time_of(records[-1]) or self._seen
                 self._progress(Progress(self._read, self._total, self._seen))
                 if self._over():
                     return
@@ -290,7 +291,7 @@ class _Reading:
             anomaly = answered_by(event, self._question.runbook.name)
             if anomaly is not None:
                 self._occurrences.requested(anomaly)
-            backtest.happened(event, record.offset, seen_at(record))
+            backtest.happened(event, record.offset, self._moment_of(record))
 
     def _take_anomaly(self, record: Record, backtest: Backtest, survey: Survey, report: Report) -> None:
         """One anomaly; what is about another service or metric is only counted, without being read to the end."""
@@ -303,7 +304,7 @@ class _Reading:
             return
         trigger = self._question.runbook.trigger
         assert trigger is not None
-        at = seen_at(record)
+        at = time_of(record)
         anomaly_id = body.get("anomaly_id") or _position_of(record, at).anomaly_id()
         if isinstance(anomaly_id, str) and survey.has_request_for(anomaly_id, record.timestamp):
             place = record.partition << OFFSET_BITS | record.offset
@@ -318,10 +319,15 @@ class _Reading:
         except AnomalyRefused:
             self._refused += 1
             return
-        backtest.unanswered(anomaly, at)
+        backtest.unanswered(anomaly, self._moment_of(record))
+
+    def _moment_of(self, record: Record) -> datetime:
+        """The time of a record; of one whose time is no moment, how far the log had come before it."""
+        self._come_to = time_of(record) or self._come_to
+        return self._come_to
 
 
-def _position_of(record: Record, at: datetime) -> Position:
+def _position_of(record: Record, at: datetime | None) -> Position:
     return Position(topic=record.topic, partition=record.partition, offset=record.offset, timestamp=at)
 
 

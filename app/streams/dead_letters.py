@@ -25,11 +25,11 @@ LISTED_BYTES = 400
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """That a letter was put back: its offset, by whom, when, and where it stands now."""
+    """That a letter was put back: its offset, by whom, when, and where it stands now; at: None as of ``time_of``."""
 
     letter: int
     by: str
-    at: datetime
+    at: datetime | None
     to: str
 
     @classmethod
@@ -47,11 +47,12 @@ class Letter:
     """One record that could not be read.
 
     headers: where it stood, and why it was put aside; ``cut`` when it was not kept whole. value: its first bytes where
-    not all were asked for; size is how many are kept. requeued: None where nobody has put it back.
+    not all were asked for; size is how many are kept. requeued: None where nobody has put it back. arrived: None as of
+    ``time_of``.
     """
 
     offset: int
-    arrived: datetime
+    arrived: datetime | None
     headers: dict[str, str]
     key: bytes | None
     value: bytes
@@ -140,6 +141,11 @@ def headers_of(record: ConsumerRecord) -> dict[str, str]:
 def requeued_offset(record: ConsumerRecord) -> int | None:
     """The offset of the letter that a note is about; None when the record is a letter."""
     return next((int(value) for name, value in record.headers if name == REQUEUED and (value or b"").isdigit()), None)
+
+
+def told_time(at: datetime | None) -> str:
+    """When a letter or a note was written, as text."""
+    return "an unknown time" if at is None else at.isoformat()
 
 
 def note_headers(letter: int, by: str, to: str) -> list[tuple[str, bytes]]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from faust.types import EventT
@@ -25,7 +25,7 @@ from app.streams.log import Log
 from app.streams.pacing import Pace
 from app.streams.publisher import Delivery
 from app.streams.receipts import Receipts
-from app.streams.records import source_of
+from app.streams.records import source_of, time_of_event
 from app.streams.tracing import MatchTracing
 
 RESULTS = ("refused", "no_candidate", "unmatched", "matched")
@@ -138,8 +138,7 @@ class AnomalyMatcher:
     def _look_at(self, event: EventT[bytes], anomaly: Anomaly | None = None) -> Looked:
         """What an event is, unless that is known, and what it matches."""
         message = event.message
-        seen = datetime.fromtimestamp(message.timestamp, UTC)
-        position = Position(topic=message.topic, partition=message.partition, offset=message.offset, timestamp=seen)
+        position = Position(message.topic, message.partition, message.offset, time_of_event(event))
         try:
             anomaly = anomaly or read_anomaly(event.value, position)
         except AnomalyRefused as error:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from aiokafka.errors import KafkaError
@@ -17,17 +17,17 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from faust.types import EventT
 
 from app.actions.metric_reading import since
-from app.clients.kafka import Consumer
+from app.clients.kafka import Consumer, time_of
 from app.core.commands import MetricCommand
 from app.core.errors import RecordRefused
 from app.core.measuring import Found, Measured, failed, measured
 from app.core.metric_sample import MetricSample, read_metric_sample
-from app.ending import cancelled
+from app.ending import Ended, stopped
 from app.streams.connection import KafkaConnection
 from app.streams.figures import Figures
 from app.streams.log import Log
 from app.streams.receipts import Receipts
-from app.streams.records import source_of
+from app.streams.records import source_of, time_of_event
 from app.streams.topics import METRIC_SAMPLES
 
 MAX_KEPT = 100_000
@@ -126,14 +126,15 @@ class SampleReader:
         self._caught_up = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin to read; readings wait until it has caught up."""
+    async def start(self, ended: Ended) -> None:
+        """Begin to read; readings wait until it has caught up. ended: called with the reading when that has ended."""
         self._reading = asyncio.create_task(self._read_on())
+        self._reading.add_done_callback(ended)
 
     async def close(self) -> None:
         """Stop reading."""
         if self._reading is not None:
-            await cancelled(self._reading)
+            await stopped(self._reading)
 
     async def read(self, command: MetricCommand, at: datetime) -> Measured:
         """The newest sample of the metric, if it was measured when it counts."""
@@ -179,7 +180,7 @@ class SampleReader:
 
     def _take(self, record: ConsumerRecord) -> None:
         try:
-            sample = read_metric_sample(record.value, datetime.fromtimestamp(record.timestamp / 1000, UTC))
+            sample = read_metric_sample(record.value, time_of(record))
         except RecordRefused:
             self._figures.metric_samples.labels("refused").inc()
         else:
@@ -200,7 +201,7 @@ class SampleInspector:
         async for event in records:
             message = event.message
             try:
-                read_metric_sample(event.value, datetime.fromtimestamp(message.timestamp, UTC))
+                read_metric_sample(event.value, time_of_event(event))
             except RecordRefused as error:
                 logger.warning("sample_refused", extra={"offset": message.offset, "error": str(error)})
                 self._figures.dead_letters.labels(message.topic).inc()

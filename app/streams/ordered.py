@@ -4,17 +4,17 @@ import heapq
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from app.clients.kafka import Consumer
+from app.clients.kafka import Consumer, time_of
 from app.core.errors import TemporaryError
 
 SLICE = 500  # records handed on before anything else on the event loop gets its turn
 POLL_MS = 500
 SILENCE_S = 20.0
+BEFORE_ALL = -(2**63)
 Record: TypeAlias = ConsumerRecord
 
 
@@ -30,9 +30,9 @@ class Span(NamedTuple):
         return max(0, self.end - self.first)
 
 
-def seen_at(record: Record) -> datetime:
-    """The time of a record."""
-    return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+def turn_of(record: Record) -> int:
+    """When it is a record's turn, in milliseconds since the epoch: by its time, and at once where that is no moment."""
+    return record.timestamp if time_of(record) else BEFORE_ALL
 
 
 async def in_order(consumer: Consumer, spans: Mapping[TopicPartition, Span]) -> AsyncGenerator[list[Record], None]:
@@ -71,7 +71,7 @@ async def _fill(
 
 def _earliest(heads: dict[TopicPartition, deque[Record]], unread: dict[TopicPartition, Span]) -> list[Record]:
     """Records in order, as long as one of every partition is at hand."""
-    waiting: list[Any] = [(records[0].timestamp, place) for place, records in heads.items()]
+    waiting: list[Any] = [(turn_of(records[0]), place) for place, records in heads.items()]
     heapq.heapify(waiting)
     found: list[Record] = []
     while waiting and len(found) < SLICE:
@@ -80,7 +80,7 @@ def _earliest(heads: dict[TopicPartition, deque[Record]], unread: dict[TopicPart
         record = records.popleft()
         found.append(record)
         if records:
-            heapq.heapreplace(waiting, (records[0].timestamp, place))
+            heapq.heapreplace(waiting, (turn_of(records[0]), place))
         elif record.offset + 1 >= unread[place].end:
             heapq.heappop(waiting)
             del heads[place], unread[place]

@@ -30,6 +30,16 @@ def test_the_least_an_event_can_be():
     assert read_anomaly(json.dumps(EVENT).encode(), PLACE._replace(offset=8)).anomaly_id != anomaly.anomaly_id
 
 
+def test_the_records_time_matters_only_to_an_event_that_names_none():
+    untimed = PLACE._replace(timestamp=None)
+    assert read_anomaly(json.dumps({**EVENT, "timestamp": "2026-01-01T00:00:00Z"}).encode(), untimed).timestamp == SEEN
+    with pytest.raises(AnomalyRefused) as refused:
+        read_anomaly(json.dumps({**EVENT, "value": "high", "timestamp": None}).encode(), untimed)
+    said = {problem.path: problem.message for problem in refused.value.problems}
+    assert said.keys() == {"value", "timestamp"}
+    assert said["timestamp"] == "is needed: the time of the record is not in the years 1900 to 8999"
+
+
 def test_other_fields_are_kept_and_absent_ones_left_out():
     anomaly = read(region={"name": "eu", "zone": None}, value=None, anomaly_score=0.5)
     variables = anomaly.variables()

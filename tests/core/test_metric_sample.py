@@ -48,6 +48,19 @@ def test_what_is_wrong_is_refused_with_its_field(fields, said):
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "timestamp: is needed: the time of"),
+        ({"timestamp": T0.isoformat()}, "timestamp: cannot be judged: the time of"),
+    ],
+)
+def test_a_record_whose_time_is_no_moment_says_of_no_sample_that_it_is_not_of_the_future(fields, said):
+    raw = json.dumps({"service_id": "s", "metric_name": "m", "value": 1, **fields}).encode()
+    with pytest.raises(RecordRefused, match=said):
+        read_metric_sample(raw, None)
+
+
 @pytest.mark.parametrize(("raw", "said"), [(None, "no value"), (b"[]", "a JSON array"), (b"5", "a JSON object")])
 def test_what_is_no_object_is_refused(raw, said):
     with pytest.raises(RecordRefused, match=said):

@@ -54,6 +54,12 @@ class TestDeadLetters:
         letters.drop_before(7)
         assert letters.waiting() == 3
 
+    def test_one_of_which_nobody_can_say_when_it_arrived_waits_and_did_not_lately(self):
+        odd = record(0)
+        odd.timestamp = 2**62
+        letters = taken(odd, record(1, T0))
+        assert (letters.waiting(), letters.since(T0)) == (2, 1)
+
     def test_lately_is_by_when_they_arrived(self):
         letters = taken(record(0, T0), record(1, T0 + timedelta(hours=2)))
         assert (letters.since(T0 + timedelta(hours=1)), letters.since(T0)) == (1, 2)

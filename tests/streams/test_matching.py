@@ -20,6 +20,7 @@ from app.streams.pacing import AHEAD, FOLDED_AFTER_S, SUPPLY, Pace
 from app.streams.receipts import Receipts
 
 TENANTS = ("busy", "quiet")
+T0_S = T0.timestamp()
 
 
 class Requests:
@@ -60,12 +61,10 @@ class Stream:
         while True:
             yield await self.records.get()
 
-    def put(self, tenant, name, **fields):
+    def put(self, tenant, name, written_s=T0_S, **fields):
         value = {"anomaly_id": name, "tenant_id": tenant, "service_id": "s", "metric_name": "m", "value": 1, **fields}
         record = Record(orjson.dumps(value))
-        record.message = SimpleNamespace(
-            topic="anomaly-events", partition=0, offset=0, key=None, timestamp=T0.timestamp()
-        )
+        record.message = SimpleNamespace(topic="anomaly-events", partition=0, offset=0, key=None, timestamp=written_s)
         self.records.put_nowait(record)
         return record
 
@@ -219,3 +218,12 @@ async def test_it_goes_on_when_no_more_can_be_held(bench):
     bench.fold(AHEAD // 2 - 1)  # which leaves more ahead than are folded in good time
     await bench.requested("busy", AHEAD + 1)
     assert bench.held() == MAX_HELD - 1
+
+
+async def test_a_record_whose_time_is_no_moment_is_put_aside_if_its_event_names_none(bench):
+    absurd = (-1e12, 1.7e12, 1.7e15)
+    refused = [bench.stream.put("quiet", f"r{number}", at) for number, at in enumerate(absurd)]
+    timed = [bench.stream.put("quiet", f"t{number}", at, timestamp=T0.isoformat()) for number, at in enumerate(absurd)]
+    await bench.acknowledged(*refused, *timed)
+    assert bench.log.letters == [record.value for record in refused]
+    assert bench.log.of("quiet") == ["t0", "t1", "t2"]

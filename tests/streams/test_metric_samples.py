@@ -121,7 +121,7 @@ async def start(connection):
         figures = Figures(CollectorRegistry())
         reader = SampleReader(at, PARTITIONS, **{"max_age_s": 60, "clock": now, "figures": figures, **fields})
         started.append(reader)
-        await reader.start()
+        await reader.start(pytest.fail)
         return reader
 
     yield run
@@ -169,6 +169,21 @@ async def test_bad_records_stop_nothing(topic, start):
     figures = Figures(CollectorRegistry())
     reader = await start(figures=figures)
     await topic(b"{", {"service_id": "s", "value": "many"}, {"service_id": "s", "value": 4})
+
+    async def there():
+        return (await reader.read(command(), now())).value == 4
+
+    await until(there)
+    assert figures.metric_samples.labels("refused")._value.get() == 2
+
+
+async def test_a_record_whose_time_is_no_moment_is_no_sample_and_stops_nothing(topic, start):
+    figures = Figures(CollectorRegistry())
+    reader = await start(figures=figures)
+    assert (await reader.read(command(), now())).result == "no_data"  # it has caught up: from here on all is read
+    await topic({"service_id": "s", "value": 1}, timestamp_ms=-(10**15))
+    await topic({"service_id": "s", "value": 2, "timestamp": now().timestamp()}, timestamp_ms=-(10**15))
+    await topic({"service_id": "s", "value": 4})
 
     async def there():
         return (await reader.read(command(), now())).value == 4

@@ -74,9 +74,9 @@ async def publish(broker):
     producer = AIOKafkaProducer(bootstrap_servers=broker, acks="all")
     await producer.start()
 
-    async def send(topic: str, *values: dict | bytes, key: bytes | None = None, headers=None) -> None:
+    async def send(topic: str, *values: dict | bytes, **record) -> None:
         raw = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in values]
-        sent = [await producer.send(topic, value, key=key, headers=headers) for value in raw]
+        sent = [await producer.send(topic, value, **record) for value in raw]
         await asyncio.gather(*sent)
 
     yield send

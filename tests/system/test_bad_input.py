@@ -1,13 +1,17 @@
 """A real worker whose topics hold what nobody should have written, and records that no topic takes."""
 
 import importlib.util
+import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 from aiohttp import web
 from building import T0, http, story
+from test_commands import runbooks  # noqa: F401 - a fixture
+from waiting import until
 
 from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
@@ -19,6 +23,7 @@ WATCHED = {
     "steps": [{"type": "http", "method": "GET", "url": "{{ anomaly.target }}"}] * 5,
 }
 LIMIT = 128 * 1024
+ABSURD_MS = -(10**15)
 
 
 def fuzz():
@@ -70,6 +75,47 @@ async def test_odd_records_on_every_topic_stop_nothing(worker, api, publish, rea
     letters = await read_topic("dead-letters")
     assert {dict(one.headers)["source-topic"].decode() for one in letters} >= spoiled.keys() - {"runbook-definitions"}
     assert worker.process.returncode is None
+
+
+async def test_a_record_whose_time_can_be_no_moment_stops_nothing(
+    worker,
+    api,
+    publish,
+    read_topic,
+    target,
+    runbooks,  # noqa: F811
+):
+    """Brokers take such a time; whoever reads the record must live with it, commands too."""
+    await api.put_runbook(WATCHED)
+    event = {"service_id": "s", "metric_name": "m", "value": 1, "target": f"{target}?size=9"}
+    timed = event | {"timestamp": datetime.now(UTC).isoformat()}
+    for topic in ("anomaly-events", "metric-samples"):
+        await publish(topic, event | {"anomaly_id": "first"}, key=b"k")
+        odd = [event | {"anomaly_id": "untimed"}, timed | {"anomaly_id": "timed"}]
+        await publish(topic, *odd, key=b"k", timestamp_ms=ABSURD_MS)
+        await publish(topic, event | {"anomaly_id": "last"}, key=b"k")
+    for topic in ("execution-events", "match-decisions", "approval-decisions", "runbook-definitions", "dead-letters"):
+        await publish(topic, b"odd", key=b"default", timestamp_ms=ABSURD_MS)
+    items = await api.ended(3, "service_id=s", 60)
+    assert {one["trigger_anomaly_id"] for one in items} == {"first", "timed", "last"}
+
+    async def put_aside():
+        letters = [(one.value, dict(one.headers)) for one in await read_topic("dead-letters") if one.headers]
+        told = [(named["source-topic"], json.loads(raw), named["error"]) for raw, named in letters if raw != b"odd"]
+        return told if len(told) == 3 else None
+
+    told = await until(put_aside)
+    ids = sorted((topic.decode(), body["anomaly_id"]) for topic, body, _ in told)
+    assert ids == [("anomaly-events", "untimed"), ("metric-samples", "timed"), ("metric-samples", "untimed")]
+    assert all(error.startswith(b"timestamp: ") and b"1900 to 8999" in error for _, _, error in told)
+    assert (worker.process.returncode, (await api.get("/readyz"))["reasons"]) == (None, [])
+    status, report = await api.call("POST", "/api/v1/runbooks/backtest", {"runbook": WATCHED})
+    assert (status, report["complete"], report["anomalies_read"], report["same"]) == (200, True, 4, 3), report
+    assert (await api.get("/api/v1/coverage"))["anomalies"] == 4
+    for command in (["dead-letters", "list"], ["dead-letters", "show", "0"], ["audit", "verify"]):
+        _, out, err = await runbooks(*command)
+        assert out
+        assert "Traceback" not in err
 
 
 class TestRecordsThatNoTopicTakes:
