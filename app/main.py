@@ -25,7 +25,7 @@ from app.core.catalog import RunbookPut
 from app.core.commands import STEP_KINDS
 from app.core.errors import ConfigurationError
 from app.core.people import SlackUsers
-from app.ending import cancelled, stopped
+from app.ending import cancelled
 from app.history.database import open_database
 from app.history.decisions import DecisionQueries
 from app.history.ledger import LedgerProjection
@@ -227,11 +227,12 @@ class Worker:
             agents, parts = await self._start_agents(
                 stack, connection, shared, publisher, log, definitions, incarnation
             )
+            agents.run_beside(stack, news.run())
 
             def readiness() -> list[str]:
                 return self._why_not_ready(agents, projecting)
 
-            warnings = await watch_backlog(stack, connection, agents.app, self._registry, projectors)
+            warnings = await watch_backlog(stack, connection, agents, self._registry, projectors)
             self._registry.register(IndexFigures(parts.advancer.index, parts.advancer.markers, now))
             trail = Trail(connection, shared)
             health = Health(readiness, warnings)
@@ -266,8 +267,6 @@ class Worker:
             (EXECUTION_EVENTS, "history", history, news.awaited),
             (MATCH_DECISIONS, "ledger", ledger, None),
         )
-        looking = asyncio.create_task(news.run())
-        stack.push_async_callback(cancelled, looking)
         arguments = connection.client_arguments()
         projectors = [
             Projector(projection, topic, arguments, f"{group}-{name}", awaited)
@@ -294,6 +293,7 @@ class Worker:
         faust_app = build_app(connection, stream_settings(settings, settings.kafka.group_id, shared))
         agents = Agents(faust_app)
         publisher.on_failure = agents.fail
+        definitions.on_end(agents.fail_with)
         figures = Figures(self._registry)
         executions = declare_table(faust_app, "executions", shared, is_newer_row, outline_of_row)
         ledger_table = declare_table(faust_app, TABLE, shared, is_newer_claim, outline_of_claim)
@@ -321,9 +321,7 @@ class Worker:
         membership_of(faust_app).on_shared_out.append(parts.matcher.forget)
         await start_streams(stack, agents, executors, ledger_table, settings.worker.shutdown_grace_s)
         for work in (parts.advancer.timers.run(), parts.advancer.watch_pauses()):
-            running = asyncio.create_task(work)
-            running.add_done_callback(agents.fail_with)
-            stack.push_async_callback(stopped, running)
+            agents.run_beside(stack, work)
         return agents, parts
 
     async def _start_web(

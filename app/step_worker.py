@@ -76,6 +76,6 @@ class StepWorker:
                 recovering = agents.app.rebalancing or not recovered.is_set()
                 return [*failed, *(["the tables are being recovered"] if recovering else [])]
 
-            warnings = await watch_backlog(stack, connection, agents.app, self._registry)
+            warnings = await watch_backlog(stack, connection, agents, self._registry)
             port = await serve(stack, build_probes(readiness, self._registry, warnings), settings.api)
             yield Running(port=port, failure=agents.failure, log=log, readiness=readiness)

@@ -1,6 +1,5 @@
 """What a worker tells operators about itself: how far behind it is, and what should be looked at."""
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -10,8 +9,8 @@ from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from app.clients.kafka import Standing
-from app.ending import cancelled
 from app.history.projector import Projector
+from app.streams.app import Agents
 from app.streams.backlog import EVERY_S, Backlog, Reader
 from app.streams.connection import KafkaConnection
 from app.streams.figures import LagFigures
@@ -39,7 +38,7 @@ def reader_of(app: faust.App) -> Reader:
 async def watch_backlog(
     stack: contextlib.AsyncExitStack,
     connection: KafkaConnection,
-    app: faust.App,
+    agents: Agents,
     registry: CollectorRegistry,
     projectors: Iterable[Projector] | None = None,
 ) -> Callable[[], list[str]]:
@@ -47,9 +46,8 @@ async def watch_backlog(
 
     projectors: None in a worker that only carries out steps, which does not count dead letters either.
     """
-    consumer, projected = reader_of(app), [one.standings for one in projectors or ()]
+    consumer, projected = reader_of(agents.app), [one.standings for one in projectors or ()]
     backlog = Backlog(connection, (consumer, *projected), now, EVERY_S, counts_letters=projectors is not None)
     registry.register(LagFigures(backlog, consumer, projected))
-    asking = asyncio.create_task(backlog.run())
-    stack.push_async_callback(cancelled, asking)
+    agents.run_beside(stack, backlog.run())
     return backlog.warnings

@@ -20,7 +20,7 @@ from app.streams.connection import KafkaConnection
 TYPES = {"topic": 2, "group": 3}
 PATTERNS = {"literal": 3, "prefixed": 4}
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
-ALLOW = 3
+DENY, ALLOW = 2, 3
 LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
 
@@ -58,7 +58,8 @@ def acls_of(command: str) -> Iterator[tuple[Any, ...]]:
     """The rules that one ``kafka-acls --add`` makes, as Kafka's protocol has them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--add", action="store_true", required=True)
-    parser.add_argument("--allow-principal", required=True)
+    parser.add_argument("--allow-principal")
+    parser.add_argument("--deny-principal")
     parser.add_argument("--operation", action="append", choices=OPERATIONS, required=True)
     parser.add_argument("--resource-pattern-type", choices=PATTERNS, default="literal")
     for kind in TYPES:
@@ -70,7 +71,8 @@ def acls_of(command: str) -> Iterator[tuple[Any, ...]]:
     assert named
     pattern = PATTERNS[given.resource_pattern_type]
     for (kind, name), operation in itertools.product(named, given.operation):
-        yield kind, name, pattern, given.allow_principal, "*", OPERATIONS[operation], ALLOW
+        who, effect = (given.allow_principal, ALLOW) if given.allow_principal else (given.deny_principal, DENY)
+        yield kind, name, pattern, who, "*", OPERATIONS[operation], effect
 
 
 class CreateAclsResponse_v1(Response):  # noqa: N801 - as aiokafka names them

@@ -1,10 +1,11 @@
 """The Faust application: its topics, its tables and its agents, put together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import faust
 from faust.types import AgentT, EventT, StreamT
@@ -13,7 +14,7 @@ from app.clients.kafka import METADATA_AGE_MS
 from app.core.commands import STEP_KINDS
 from app.core.errors import RunbooksError
 from app.core.model import JsonObject
-from app.ending import cancelled, tell_failure
+from app.ending import cancelled, stopped, tell_failure
 from app.streams.advancing import Advancer
 from app.streams.approvals import ApprovalRecorder
 from app.streams.connection import KafkaConnection
@@ -163,6 +164,12 @@ class Agents:
     def fail_with(self, task: "asyncio.Task[None]") -> None:
         """Take over what ended a task that must not end."""
         tell_failure(task, self.fail)
+
+    def run_beside(self, stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+        """Have it run until the stack unwinds; what ends it before that is a failure of the worker."""
+        running = asyncio.create_task(work)
+        running.add_done_callback(self.fail_with)
+        stack.push_async_callback(stopped, running)
 
     def add(self, name: str, topic: str, handle: Handler) -> None:
         """Declare an agent: one stream, records in order, acknowledged by ``receipts``."""

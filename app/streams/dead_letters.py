@@ -21,6 +21,7 @@ REQUEUED = "requeued"
 LETTERS = TopicPartition(DEAD_LETTERS, 0)
 READ_AT_ONCE = 100
 LISTED_BYTES = 400
+OFFSET_DIGITS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,11 @@ def headers_of(record: ConsumerRecord) -> dict[str, str]:
 
 def requeued_offset(record: ConsumerRecord) -> int | None:
     """The offset of the letter that a note is about; None when the record is a letter."""
-    return next((int(value) for name, value in record.headers if name == REQUEUED and (value or b"").isdigit()), None)
+    return next((int(value) for name, value in record.headers if name == REQUEUED and _is_offset(value)), None)
+
+
+def _is_offset(value: bytes | None) -> bool:
+    return value is not None and value.isdigit() and len(value) <= OFFSET_DIGITS
 
 
 def told_time(at: datetime | None) -> str:

@@ -10,7 +10,7 @@ from aiokafka.structs import TopicPartition
 from app.clients.kafka import Consumer
 from app.core.catalog import Catalog, Verdict, read_change
 from app.core.errors import RecordRefused
-from app.ending import cancelled
+from app.ending import Ended, stopped
 from app.streams.connection import KafkaConnection
 from app.streams.pausing import Pauses
 from app.streams.topics import RUNBOOK_DEFINITIONS
@@ -57,8 +57,13 @@ class Definitions:
     async def stop(self) -> None:
         """Stop reading."""
         if self._reading is not None:
-            await cancelled(self._reading)
+            await stopped(self._reading)
         await self._consumer.stop()
+
+    def on_end(self, ended: Ended) -> None:
+        """Have this called with the reading once it has ended: from then on no pause would be heard of."""
+        assert self._reading is not None
+        self._reading.add_done_callback(ended)
 
     def check(self) -> None:
         """Raise what made the reading stop, if anything did."""

@@ -38,6 +38,11 @@ class TestDeadLetters:
         letters = taken(record(0), record(1), record(2, requeued=0), record(3, requeued=0))
         assert (letters.waiting(), letters.next_offset) == (1, 4)
 
+    def test_a_note_of_no_offset_that_there_can_be_is_a_letter(self):
+        odd = record(1)
+        odd.headers = [("requeued", b"9" * 5000)]
+        assert taken(record(0), odd).waiting() == 2
+
     def test_of_more_than_are_kept_the_older_ones_are_only_counted(self):
         letters = taken(*(record(offset) for offset in range(5)), kept=2)
         assert letters.waiting() == 5

@@ -1,5 +1,6 @@
 """The ACLs of docs/security.md on a real broker that enforces them: enough for who needs them, and nothing else."""
 
+import asyncio
 import contextlib
 import re
 from pathlib import Path
@@ -122,6 +123,17 @@ async def test_workers_have_the_rights_they_need_and_operators_theirs(settings_o
             return (await api.get("/api/v1/pauses"))["items"]
 
         await until(paused)
+
+
+async def test_a_worker_that_may_read_the_definitions_no_more_ends(settings_of, guarded):
+    """It would hear of no pause."""
+    async with Worker(settings_of("worker")).running() as running:
+        denied = "kafka-acls --add --deny-principal User:worker --operation Read --topic runbook-definitions"
+        await create_acls(guarded.bootstrap_servers, [denied])
+        async with asyncio.timeout(60):
+            error = await running.failure
+        assert isinstance(error, TopicAuthorizationFailedError)
+        assert any("an agent failed: TopicAuthorizationFailedError" in reason for reason in running.readiness())
 
 
 async def test_each_may_write_and_read_what_the_table_says_and_nothing_else(guarded):
