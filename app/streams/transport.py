@@ -12,9 +12,10 @@ would be handed out and lost until the next restart.
 
 Records: Faust hands them out one by one, each through a dozen calls: a scheduler and two generators, a wait for
 whatever may end the consumer, a lock, sensors, a decoder. What one agent reads is put into its queue here, a hundred
-records a turn of the loop; changelogs are left to Faust. What makes Faust stop makes this stop: a full queue is waited
-for, a partition of which much waits is fetched no more, and after a seek or a rebalance the rest is dropped, to be read
-again.
+records a turn of the loop; changelogs are left to Faust. After a seek or a rebalance, which make Faust stop, the rest
+is dropped, to be read again. A full queue makes Faust wait, but not this, as one loop hands out to all agents: what was
+fetched goes into the queue, and of its partition no more is fetched until the agent has taken most of what waits there.
+So a queue holds as much as makes it nearly full, and one fetch of each of its partitions.
 
 Threads: Faust gives its consumer a thread and a loop of its own. In Python they take turns: each answer of a broker
 waits several times until the other thread lets go of the interpreter, and every record is handed from one loop to the
@@ -45,6 +46,8 @@ from app.streams.membership import Membership
 
 TURN_RECORDS = 100
 """After so many records the others in the loop have their turn."""
+LOOK_AGAIN_S = 0.05
+"""How long a fetch waits for records while partitions are left out, which an agent may soon have room for."""
 TELL_MEMBERS = frozenset({"HeartbeatRequest", "SyncGroupRequest"})
 MEMBERS = frozenset({NoError, RebalanceInProgressError})
 """Who is told that the group is being shared out anew is a member until it has given up what it has."""
@@ -126,16 +129,6 @@ def _listen(coordinator: Any, membership: Membership) -> None:
     coordinator._send_req = heard  # noqa: SLF001
 
 
-async def _put(queue: Any, event: Any) -> None:
-    """Wait for room; a queue that is emptied meanwhile, as at a rebalance, cancels who waits, and it is not put."""
-    try:
-        await queue.put(event)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-
-
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     """A consumer that commits nothing past a record that is not acknowledged."""
 
@@ -143,7 +136,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._deliveries: defaultdict[TP, Deliveries] = defaultdict(Deliveries)
         self._assigned: set[TP] = set()
-        self._pressure: dict[TP, tuple[Callable[[], None], Callable[[], None]]] = {}
+        self._pressed: dict[Any, set[TP]] = {}
         self._seeks = 0
         self._seeking = 0
         self._awaits_flow = False
@@ -177,6 +170,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:  # noqa: ASYNC109 - Faust's signature
         """Fetch, and hand out what agents read; what is left, as records of changelogs, is for Faust to hand out."""
         seeks = self._seeks
+        if self._pressed:
+            timeout = min(timeout, LOOK_AGAIN_S)
+            if not self._get_active_partitions():  # Faust would sleep for a second
+                await self.sleep(timeout)
+                return None, None
         records, active = await super()._wait_next_records(timeout)
         for place in [*(records or ())]:
             tp = TP(place.topic, place.partition)  # aiokafka's is equal to it, and Faust will have its own
@@ -196,9 +194,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return channel
 
     async def _hand_out_all(self, tp: TP, records: Sequence[Any], channel: Any, seeks: int) -> None:
-        """Put them into the agent's queue, until they are worthless: the partition is sought, or shared out anew."""
+        """Put them into the agent's queue, however much waits there, and fetch no more of them if that is much.
+
+        Those are left out that are worthless when their turn comes: the partition is sought, or shared out anew.
+        """
         app, queue = self.app, channel.queue
-        pressed, relieved = self._pressure_of(tp)
         generation, read_offset = app.consumer_generation_id, self._read_offset
         deliveries = self._deliveries[tp] if tp in self._assigned else None
         for number, record in enumerate(records, start=1):
@@ -210,21 +210,35 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             event = Event(app, message.key, message.value, message.headers, message)
             if deliveries is not None:
                 deliveries.deliver(offset)
-            if queue.full():
-                await super().wait_first(_put(queue, event), self.suspend_flow.wait())
-            else:
-                queue.put_nowait_enhanced(event, on_pressure_high=pressed, on_pressure_drop=relieved)
+            queue.force_put_nowait(event)
             read_offset[tp] = offset
             if not number % TURN_RECORDS:
                 await asyncio.sleep(0)
-            if self._seeks != seeks or not self.flow_active or app.consumer_generation_id != generation:
-                return
+                if self._seeks != seeks or not self.flow_active or app.consumer_generation_id != generation:
+                    return
+        if queue.qsize() >= queue.pressure_high_size:
+            self._press(tp, queue)
 
-    def _pressure_of(self, tp: TP) -> tuple[Callable[[], None], Callable[[], None]]:
-        """What the agent's queue calls when it is nearly full of a partition's records, and when it is not any more."""
-        if tp not in self._pressure:
-            self._pressure[tp] = partial(self.on_buffer_full, tp), partial(self.on_buffer_drop, tp)
-        return self._pressure[tp]
+    def _press(self, tp: TP, queue: Any) -> None:
+        """Fetch no more of a partition until its agent has taken most of what waits, of whichever partition."""
+        pressed = self._pressed.get(queue)
+        if pressed is None:
+            pressed = self._pressed[queue] = set()
+            queue.in_pressure_high_state(partial(self._relieve, queue, pressed))  # has it called when that is so
+        pressed.add(tp)
+        self.on_buffer_full(tp)
+
+    def _relieve(self, queue: Any, pressed: set[TP]) -> None:
+        """Fetch these again; nothing happens when the partitions were shared out anew meanwhile."""
+        if self._pressed.get(queue) is pressed:
+            del self._pressed[queue]
+            for tp in pressed:
+                self.on_buffer_drop(tp)
+
+    def _forget_pressure(self) -> None:
+        """The queues are emptied, as at each rebalance."""
+        self._pressed.clear()
+        self._buffered_partitions.clear()
 
     def ack(self, message: Message) -> bool:
         """Note that all that came of the message is safe; False when that was known."""
@@ -260,6 +274,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """Forget what was handed out of them: their new owner begins at the committed offset."""
         self.transport.membership.shared_out()
         self._assigned -= revoked
+        self._forget_pressure()
         for tp in revoked:
             self._deliveries.pop(tp, None)
         await super().on_partitions_revoked(revoked)
@@ -267,7 +282,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Count what is handed out of them; nothing is fetched of them before."""
         self._assigned = set(assigned)
-        self._pressure.clear()  # a queue that was emptied still knows them, and would not call the same ones again
+        self._forget_pressure()
         await super().on_partitions_assigned(assigned, generation_id)
 
     def perform_seek(self) -> Coroutine[Any, Any, None]:

@@ -18,9 +18,9 @@ from mode.threads import WorkerThread
 from waiting import until
 
 from app.core.errors import DataFolderError, RunbooksError
-from app.streams.app import Agents, StreamSettings, build_app, membership_of
+from app.streams.app import SHARE_RECORDS, Agents, StreamSettings, build_app, membership_of
 from app.streams.connection import KafkaConnection
-from app.streams.transport import TURN_RECORDS
+from app.streams.transport import LOOK_AGAIN_S, TURN_RECORDS
 
 
 class Bench:
@@ -139,12 +139,12 @@ async def test_partitions_that_have_much_are_handed_out_in_turns(bench):
     await bench.stop()
 
 
-async def test_an_agent_that_takes_nothing_is_not_given_more_than_its_queue_holds_and_misses_nothing(bench):
-    """Nor does it keep others from theirs: a partition of which much waits is fetched no more."""
+async def test_an_agent_that_takes_nothing_keeps_no_other_from_its_records_and_misses_none_itself(bench):
+    """However many of its partitions have much: they are fetched no more, and what it is given is bounded."""
     bench.build()
     may_take, taken = asyncio.Event(), []
-    other, others = f"{bench.topic}-other", []
-    await bench.admin.create_topics([NewTopic(other, 2, 1)])
+    many, other, others = f"{bench.topic}-many", f"{bench.topic}-other", []
+    await bench.admin.create_topics([NewTopic(many, 8, 1), NewTopic(other, 2, 1)])
 
     async def take_later(records, receipts):
         await may_take.wait()
@@ -158,36 +158,80 @@ async def test_an_agent_that_takes_nothing_is_not_given_more_than_its_queue_hold
             event.ack()
 
     bench.agents = Agents(bench.app)
-    bench.agents.add("collect", bench.topic, take_later)
+    bench.agents.add("collect", many, take_later)
     bench.agents.add("other", other, take)
-    count = 4 * bench.app.conf.stream_buffer_maxsize
-    for partition in (0, 1):
-        sent = [await bench.producer.send(bench.topic, b"x", partition=partition) for _ in range(count // 2)]
-        await asyncio.gather(*sent)
+    places = [TP(many, number) for number in range(8)]
+    for place in places:
+        await asyncio.gather(*[await bench.producer.send(many, b"x", partition=place.partition) for _ in range(1500)])
     await bench.agents.start()
-    queue = next(iter(bench.app.topics._tp_index[TP(bench.topic, 0)])).queue
+    queue = next(iter(bench.app.topics._tp_index[places[0]])).queue
 
-    async def is_full():
-        return bench.app.consumer._buffered_partitions == {TP(bench.topic, 0), TP(bench.topic, 1)}
+    async def all_have_much():
+        return bench.app.consumer._buffered_partitions == {*places}
 
-    await until(is_full, 60)
-    await bench.producer.send_and_wait(other, b"x", partition=0)
+    await until(all_have_much, 60)
+    for offset in range(5):
+        await bench.producer.send_and_wait(other, b"x", partition=0)
 
-    async def other_is_read():
-        return others == [0]
+        async def other_is_read(offset=offset):
+            return others[-1:] == [offset]
 
-    await until(other_is_read, 60)
-    assert queue.qsize() <= bench.app.conf.stream_buffer_maxsize
+        await until(other_is_read, 5)
+    assert queue.maxsize < queue.qsize() <= queue.pressure_high_size + len(places) * SHARE_RECORDS
     may_take.set()
 
     async def all_taken():
-        return len(taken) >= count
+        return len(taken) >= 8 * 1500
 
     await until(all_taken, 60)
-    for partition in (0, 1):
-        assert [offset for place, offset in taken if place == partition] == list(range(count // 2))
-    await bench.committed(count // 2)
+    for number in range(8):
+        assert [offset for place, offset in taken if place == number] == list(range(1500))
+    assert bench.app.consumer._buffered_partitions == set()
     await bench.stop()
+
+
+async def test_what_is_left_out_when_a_group_is_shared_out_anew_is_read_by_whoever_has_it_then(bench):
+    """Queues are emptied then, and nobody would ever say that there is room in them."""
+    bench.build()
+    may_take, taken = asyncio.Event(), set()
+    many = f"{bench.topic}-many"
+    await bench.admin.create_topics([NewTopic(many, 4, 1)])
+
+    async def take_later(records, receipts):
+        await may_take.wait()
+        async for event in records:
+            taken.add((event.message.partition, event.message.offset))
+            event.ack()
+
+    def worker():
+        agents = Agents(bench.app)
+        agents.add("collect", many, take_later)
+        return agents
+
+    first, membership = worker(), membership_of(bench.app)
+    for partition in range(4):
+        await asyncio.gather(*[await bench.producer.send(many, b"x", partition=partition) for _ in range(2000)])
+    await first.start()
+    consumer = bench.app.consumer
+
+    async def all_have_much():
+        return len(consumer._buffered_partitions) == 4
+
+    await until(all_have_much, 60)
+    bench.folder = bench.folder / "second"
+    bench.build()
+    second, turn = worker(), membership.turn
+    await second.start()
+    assert membership.turn > turn
+    may_take.set()
+
+    async def all_taken():
+        return len(taken) == 4 * 2000
+
+    await until(all_taken, 60)
+    await second.stop()
+    await first.stop()
+    assert consumer._buffered_partitions == set()
 
 
 class TestLateRecords:
@@ -246,7 +290,7 @@ async def at_once(*_):
 class TestHandingOut:
     """The records of one partition on their way into the queue of an agent."""
 
-    PLACE = TP("t", 0)
+    PLACE, OTHER = TP("t", 0), TP("t", 1)
 
     @pytest.fixture
     async def consumer(self, tmp_path):
@@ -271,15 +315,9 @@ class TestHandingOut:
     def begin(self, consumer, channel, count):
         return asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(0, count), channel, 0))
 
-    async def waiting_for_room(self, consumer, channel):
-        """Handing out that has begun and waits, the queue being full."""
-        handing_out = self.begin(consumer, channel, 50)
-
-        async def waits():
-            return channel.queue._putters
-
-        await until(waits)
-        return handing_out
+    async def hand_out(self, consumer, channel, count):
+        async with asyncio.timeout(10):
+            await self.begin(consumer, channel, count)
 
     async def test_what_is_sought_meanwhile_is_dropped_to_be_read_again(self, consumer):
         channel = self.channel(consumer, 10_000)
@@ -297,46 +335,79 @@ class TestHandingOut:
         await handing_out
         assert self.taken(channel) == list(range(TURN_RECORDS))
 
-    async def test_a_queue_that_is_full_is_waited_for(self, consumer):
+    async def test_a_full_queue_is_given_what_was_fetched_and_that_is_all_until_most_of_it_is_taken(self, consumer):
         channel = self.channel(consumer, 10)
-        handing_out = self.begin(consumer, channel, 50)
+        consumer._active_partitions = {self.PLACE, self.OTHER}
+        await self.hand_out(consumer, channel, 50)
+        assert (consumer._active_partitions, channel.queue.qsize()) == ({self.OTHER}, 50)
+        await consumer._hand_out_all(self.OTHER, self.records(0, 5), channel, 0)
+        assert (consumer._active_partitions, channel.queue.qsize()) == (set(), 55)
         found = []
-        while len(found) < 50:
-            assert channel.queue.qsize() <= 10
+        while channel.queue.qsize() > channel.queue.pressure_drop_size:
+            assert consumer._active_partitions == set()
             found.append((await channel.queue.get()).message.offset)
-        await handing_out
-        assert found == list(range(50))
+        found.append((await channel.queue.get()).message.offset)
+        assert consumer._active_partitions == {self.PLACE, self.OTHER}
+        assert (consumer._buffered_partitions, consumer._pressed) == (set(), {})
+        assert [*found, *self.taken(channel)] == [*range(50), *range(5)]
 
-    async def test_a_rebalance_ends_the_wait_for_a_full_queue(self, consumer):
-        """Faust empties the queue, which cancels whoever waits for room in it."""
+    async def test_a_rebalance_ends_the_handing_out_and_what_is_left_out_is_forgotten(self, consumer):
         channel = self.channel(consumer, 10)
-        handing_out = await self.waiting_for_room(consumer, channel)
+        consumer._active_partitions = {self.PLACE}
+        await self.hand_out(consumer, channel, 50)
+        handing_out = asyncio.create_task(consumer._hand_out_all(self.PLACE, self.records(50, 1000), channel, 0))
+        await asyncio.sleep(0)
         consumer.stop_flow()
         consumer.app.flow_control.suspend()
+        await consumer.on_partitions_revoked({self.PLACE})
         consumer.app.flow_control.clear()
-        async with asyncio.timeout(10):
-            await handing_out
+        await handing_out
         assert self.taken(channel) == []
-        assert consumer._new_offset(self.PLACE) == 0
+        assert (consumer._buffered_partitions, consumer._pressed) == (set(), {})
 
-    async def test_who_is_stopped_while_a_queue_is_full_stops(self, consumer):
+    async def test_who_is_stopped_while_handing_out_stops(self, consumer):
         channel = self.channel(consumer, 10)
-        handing_out = await self.waiting_for_room(consumer, channel)
+        handing_out = self.begin(consumer, channel, 1000)
+        await asyncio.sleep(0)
         handing_out.cancel()
         async with asyncio.timeout(10):
             with pytest.raises(asyncio.CancelledError):
                 await handing_out
-        assert self.taken(channel) == list(range(10))
+        assert self.taken(channel) == list(range(TURN_RECORDS))
 
     async def test_after_a_rebalance_a_queue_that_fills_again_says_so_again(self, consumer):
-        channel, said = self.channel(consumer, 100), []
-        consumer.on_buffer_full = said.append
+        channel, said, dropped = self.channel(consumer, 100), [], []
+        consumer.on_buffer_full, consumer.on_buffer_drop = said.append, dropped.append
         for turn in (1, 2):
             await consumer.on_partitions_assigned({self.PLACE}, turn)
             consumer._read_offset.clear()
             await consumer._hand_out_all(self.PLACE, self.records(0, 90), channel, 0)
             assert said == [self.PLACE] * turn
-            channel.queue.clear()
+            if turn == 1:
+                channel.queue.clear()
+        assert self.taken(channel) == list(range(90))
+        assert dropped == [self.PLACE]  # what the queue was to call before the rebalance means nothing any more
+
+    async def test_partitions_that_are_left_out_are_fetched_again_soon_after_there_is_room(self, consumer):
+        """Not when a fetch of others ends, or after the second that Faust sleeps where there are no others."""
+        channel, waits = self.channel(consumer, 10), []
+        consumer._active_partitions = {self.PLACE, self.OTHER}
+
+        async def fetch(active_partitions, timeout):  # noqa: ASYNC109 - Faust's signature
+            waits.append((set(active_partitions), timeout))
+            return {}
+
+        consumer._getmany = fetch
+        await consumer._wait_next_records(1.0)
+        await self.hand_out(consumer, channel, 50)
+        await consumer._wait_next_records(1.0)
+        await consumer._hand_out_all(self.OTHER, self.records(0, 5), channel, 0)
+        async with asyncio.timeout(0.9):
+            assert await consumer._wait_next_records(1.0) == (None, None)
+        self.taken(channel)
+        await consumer._wait_next_records(1.0)
+        both = {self.PLACE, self.OTHER}
+        assert waits == [(both, 1.0), ({self.OTHER}, LOOK_AGAIN_S), (both, 1.0)]
 
     async def test_what_was_read_already_is_not_handed_out_again(self, consumer):
         channel = self.channel(consumer, 100)
