@@ -44,6 +44,7 @@ class HistoryComparison:
                 self._tell(run, execution_id, "the history has no row of this run")
             else:
                 self.left_out += 1
+                self.place = wanted  # it may be written before the next page is read
 
     async def closed(self, runs: Sequence[Closed]) -> None:
         """Compare the rows of these runs with what the log says of them."""
