@@ -215,11 +215,12 @@ class Runner:
         started_by = self.monotonic()
         started = StepStarted(**self._answer(command), plan=plan, lease_until=lease_until, worker=self.worker)
         await record(started)
-        if self.monotonic() >= min(claim.until, started_by + self.lease_s):
+        told_s = self.monotonic() - started_by
+        if self.monotonic() >= claim.until or told_s >= self.lease_s:
             await self._finish(command, record, Outcome(outcome="failed", error=late))
             return
         try:
-            async with self._heartbeat(command, record):
+            async with self._heartbeat(command, record, told_s):
                 outcome = await self._act(step, plan, command, scene)
         except asyncio.CancelledError:
             stopped = ActionFailure(message="the worker was stopped while the step was being applied")
@@ -267,10 +268,14 @@ class Runner:
         await record(StepFinished(**self._answer(command), outcome=outcome))
 
     @contextlib.asynccontextmanager
-    async def _heartbeat(self, command: StepCommand, record: Record) -> AsyncIterator[None]:
+    async def _heartbeat(self, command: StepCommand, record: Record, told_s: float) -> AsyncIterator[None]:
+        """Give signs of life; told_s: how long it took to tell of the start, which is time of the lease."""
+
         async def beat() -> None:
+            wait_s = max(0.0, self.heartbeat_s - told_s)
             while True:
-                await asyncio.sleep(self.heartbeat_s)
+                await asyncio.sleep(wait_s)
+                wait_s = self.heartbeat_s
                 lease_until = self.now() + timedelta(seconds=self.lease_s)
                 with contextlib.suppress(TemporaryError):  # the next beat may get through; else the lease runs out
                     await record(StepHeartbeat(**self._answer(command), lease_until=lease_until))

@@ -5,6 +5,7 @@ more lenient than the product where that cannot change an end: it does not compu
 next attempt once somebody answers for it.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -41,7 +42,10 @@ class Step:
 
 @dataclass
 class Counted:
-    """One execution; accepted holds the offsets of the records that counted."""
+    """One execution; accepted holds the offsets of the records that counted.
+
+    answered: step, whether on the way back, and attempt of all that somebody answered for, from the whole log.
+    """
 
     request: dict[str, Any]
     run: int
@@ -52,6 +56,7 @@ class Counted:
     back: list[Step] | None = None
     accepted: set[int] = field(default_factory=set)
     approvals: dict[int, float] = field(default_factory=dict)
+    answered: set[tuple[int, bool, int]] = field(default_factory=set)
 
     @property
     def over(self) -> bool:
@@ -88,13 +93,17 @@ def _hosts(one: Counted) -> set[tuple[str, str]]:
 def recount(log: list[Logged]) -> dict[str, Counted]:
     """All executions of the log by id."""
     found: dict[str, Counted] = {}
+    answered: defaultdict[str, set[tuple[int, bool, int]]] = defaultdict(set)
+    for event in (record.value for record in log):
+        if "phase" in event:
+            answered[event["execution_id"]].add((event["step"], event["phase"] == "rollback", event["attempt"]))
     for record in log:
         event = record.value
         name = event["execution_id"]
         if event["type"] == "execution_requested":
             if name not in found:
                 steps = [Step(index) for index in range(len(event["runbook"]["steps"]))]
-                found[name] = Counted(event, record.offset, record.partition, steps=steps)
+                found[name] = Counted(event, record.offset, record.partition, steps=steps, answered=answered[name])
         elif name in found and _count(found[name], event, record):
             found[name].accepted.add(record.offset)
     return found
@@ -137,17 +146,21 @@ def _answered(one: Counted, step: Step, event: dict[str, Any]) -> bool:
             step.lease = max(step.lease, _time(event["lease_until"]))
         case "step_interrupted" if waiting:
             step.attempt += 1
-        case "step_finished" if waiting or step.status in {"started", "unclear"} or _settles(step, event["outcome"]):
+        case "step_finished" if (
+            waiting or step.status in {"started", "unclear"} or _settles(one, step, event["outcome"])
+        ):
             return _finished(one, step, event["outcome"], waiting=waiting)
         case _:
             return False
     return True
 
 
-def _settles(step: Step, outcome: dict[str, Any]) -> bool:
-    """Whether a late word leaves nothing to try again of a step that waits for its next try."""
+def _settles(one: Counted, step: Step, outcome: dict[str, Any]) -> bool:
+    """Whether a late word leaves nothing to try again of a step whose next try waits, and was not issued later."""
+    if step.status != "backing_off" or (step.index, one.back is not None, step.attempt + 1) in one.answered:
+        return False
     final = outcome["outcome"] == "succeeded" or not (outcome.get("error") or {}).get("temporary")
-    return step.status == "backing_off" and outcome["outcome"] != "unknown" and final
+    return final and outcome["outcome"] != "unknown"
 
 
 def _finished(one: Counted, step: Step, outcome: dict[str, Any], *, waiting: bool) -> bool:

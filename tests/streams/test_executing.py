@@ -1,6 +1,7 @@
 """The executors over a fake table and log, with the real runner towards a real HTTP server."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import orjson
@@ -294,6 +295,22 @@ async def test_a_claim_that_has_run_out_is_not_acted_on(bench):
     bench.table.broker.set()
     await until(lambda: is_true(lambda: bench.log.told))
     assert (bench.log.told, bench.calls) == (["interrupted"], [])
+
+
+async def test_a_start_that_the_broker_took_late_is_followed_by_a_sign_of_life_at_once(bench):
+    """The step runs out of its lease otherwise, and is told as unknown."""
+    publish = bench.log.publish_event
+    bench.executor._runner = replace(bench.executor._runner, lease_s=100.0, heartbeat_s=60.0)
+
+    async def late(event):
+        if event.type == "step_started":
+            bench.monotonic += 90
+        await publish(event)
+
+    bench.log.publish_event = late
+    await bench.take(bench.command())
+    await until(lambda: is_true(lambda: "heartbeat" in bench.log.told))
+    assert bench.log.told[:2] == ["started", "heartbeat"]
 
 
 async def test_the_log_is_told_however_long_it_takes(bench):
