@@ -191,7 +191,7 @@ async def test_an_agent_that_takes_nothing_keeps_no_other_from_its_records_and_m
 
 
 async def test_what_is_left_out_when_a_group_is_shared_out_anew_is_read_by_whoever_has_it_then(bench):
-    """Queues are emptied then, and nobody would ever say that there is room in them."""
+    """Queues are emptied then, by which nothing that was left out may stay so."""
     bench.build()
     may_take, taken = asyncio.Event(), set()
     many = f"{bench.topic}-many"
