@@ -6,17 +6,19 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.audit.anchors import AnchorPoint
+from app.audit.comparing import Ahead
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, Position
 from app.core.errors import RunbooksError
 
-VERSION = 5
+VERSION = 6
 
 
 class PartitionPoint(BaseModel):
     """One partition: its fold, where the merge with the history and its anchors stand, a hash of the last record read.
 
-    left_out: rows that moved on meanwhile. anchors: against the history first, where there is one.
+    left_out: rows that moved on meanwhile. history_ahead: rows of which the log has yet to tell. anchors: against the
+    history first, where there is one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -25,6 +27,7 @@ class PartitionPoint(BaseModel):
     end: int
     history_place: tuple[int, str]
     left_out: int
+    history_ahead: list[Ahead]
     anchors: list[AnchorPoint]
     last_record: str | None
 

@@ -5,7 +5,7 @@ fault: rows that are newer than the end of the audit, or not projected yet, are 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.audit.findings import Difference, Report
 from app.audit.folding import ROW_COLUMNS, TRUTHS, Closed, Requested, row_hash, values_hash
@@ -18,8 +18,23 @@ TERMINAL, LAST_OFFSET, ITEM_OFFSET = map(ROW_COLUMNS.index, ("terminal", "last_o
 START = (-1, "")
 
 
+class Ahead(NamedTuple):
+    """A row that a person's rollback moved on from an end that the log told of at an offset.
+
+    The log has yet to come to that rollback: detail is what is wrong with the row if it does not.
+    """
+
+    run: int
+    execution_id: str
+    offset: int
+    detail: str
+
+
 class HistoryComparison:
-    """Compares one partition; place is where its merge stands: (run, execution id) of the last row taken."""
+    """Compares one partition; place is where its merge stands: (run, execution id) of the last row taken.
+
+    ahead: rows that say more than the log has come to.
+    """
 
     def __init__(self, rows: HistoryRows, partition: int, end: int, report: Report) -> None:
         """Compare runs whose last event stands before offset end."""
@@ -30,6 +45,7 @@ class HistoryComparison:
         self._page: list[tuple[int, str]] = []
         self._projected = 0
         self.place: tuple[int, str] = START
+        self.ahead: list[Ahead] = []
         self.left_out = 0
 
     async def requested(self, runs: Sequence[Requested]) -> None:
@@ -55,9 +71,12 @@ class HistoryComparison:
                 projected = await self._rows.next_offset(self._partition)
                 for one, row in await self._different(doubtful):
                     self._compare(one, row, projected)
+        self._come_to(runs)
 
     async def finish(self) -> None:
-        """Every row that is left must be of a run that began at the end or after it."""
+        """Every row that is left must be of a run that began at the end or after it, and none may be ahead."""
+        for one in self.ahead:
+            self._tell(one.offset, one.execution_id, one.detail)
         while (self._page or await self._turn()) and self._page[-1][0] < self._end:
             self._take_extra()
 
@@ -73,8 +92,18 @@ class HistoryComparison:
             self.left_out += 1
             return
         why = _why_different(expected, row)
-        if why is not None:
+        if why is None:
+            return
+        if _is_ahead(expected, row):
+            self.ahead.append(Ahead(expected.run, expected.execution_id, expected.last_offset, why))
+        else:
             self._tell(expected.last_offset, expected.execution_id, why)
+
+    def _come_to(self, runs: Sequence[Closed]) -> None:
+        """Forget what was ahead of an earlier end of these runs: they were compared at a later one."""
+        if self.ahead:
+            ends = {(one.run, one.execution_id): one.last_offset for one in runs}
+            self.ahead = [one for one in self.ahead if ends.get((one.run, one.execution_id), -1) <= one.offset]
 
     async def _turn(self) -> bool:
         """To the next page of rows that were not taken; whether there is one."""
@@ -117,8 +146,18 @@ def _by_name(row: tuple[Any, ...]) -> dict[str, Any]:
     return named | {name: bool(named[name]) for name in TRUTHS}
 
 
-def _why_different(expected: Closed, row: dict[str, Any]) -> str | None:
-    """How a row differs; None when it only was written by an older version that says the same in other words."""
+def _is_ahead(expected: Closed, row: dict[str, Any]) -> bool:
+    """Whether a row is right by itself, and says that a person had it taken back after the end that is expected."""
+    if row["last_offset"] <= expected.last_offset or _why_different(None, row) is not None:
+        return False
+    return Execution.model_validate_json(row["state"]).taken_up_again
+
+
+def _why_different(expected: Closed | None, row: dict[str, Any]) -> str | None:
+    """How a row differs; None when it only was written by an older version that says the same in other words.
+
+    expected: None asks only whether the row is what its own state says.
+    """
     try:
         again = row_of(Execution.model_validate_json(row["state"]), row["partition"])
     except ValueError as error:
@@ -126,7 +165,7 @@ def _why_different(expected: Closed, row: dict[str, Any]) -> str | None:
     wrong = [name for name in again if name not in {"state", "item"} and again[name] != row[name]]
     if wrong:
         return f"the row's {wrong[0]} is {row[wrong[0]]!r}, and its own state says {again[wrong[0]]!r}"
-    if row_hash(again) == expected.row_hash:
+    if expected is None or row_hash(again) == expected.row_hash:
         return None if again["item"] == row["item"] else "the row's item is not the one that its own state makes"
     log, own = (expected.status, expected.last_offset), (row["status"], row["last_offset"])
     if log != own:

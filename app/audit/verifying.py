@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.anchors import AnchorCheck, checks_of
 from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
-from app.audit.comparing import HistoryComparison
+from app.audit.comparing import START, HistoryComparison
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
 from app.audit.history_rows import PAGE, HistoryRows, not_begun
@@ -193,8 +193,10 @@ class Verification:
         report, history = self._result.report, None
         if rows is not None:
             history = HistoryComparison(rows, position.partition, end, report)
-            history.place = (position.next_offset, "") if point is None else point.history_place
-            history.left_out = 0 if point is None else point.left_out
+            history.place = (position.next_offset, "")
+            if point is not None:
+                history.place, history.ahead = point.history_place, point.history_ahead
+                history.left_out = point.left_out
         fold = PartitionFold(position, partition_of, report, shown=history is not None)
         return _Part(fold, end, history, last_record=None if point is None else point.last_record)
 
@@ -277,8 +279,9 @@ class Verification:
             PartitionPoint(
                 position=part.fold.position,
                 end=part.end,
-                history_place=(-1, "") if part.history is None else part.history.place,
+                history_place=START if part.history is None else part.history.place,
                 left_out=0 if part.history is None else part.history.left_out,
+                history_ahead=[] if part.history is None else part.history.ahead,
                 anchors=[anchors.point() for anchors in part.anchors],
                 last_record=part.last_record if part.last is None else fingerprint(part.last),
             )

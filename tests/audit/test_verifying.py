@@ -11,6 +11,7 @@ from building import http
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.audit import verifying
+from app.audit.checkpoint import VERSION
 from app.audit.history_rows import not_begun
 from app.audit.verifying import Verification
 from app.core.errors import RunbooksError
@@ -186,6 +187,46 @@ async def test_an_audit_that_was_stopped_goes_on_from_its_checkpoint(audited, tm
     assert found == whole[1]
     assert result.records < whole[0].records
     assert not path.exists()
+
+
+async def test_a_rollback_long_after_the_end_is_no_difference_to_an_audit_that_was_stopped(
+    kafka, engine, log, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(verifying, "CHECKPOINT_S", -1)
+    monkeypatch.setattr(verifying, "BATCH_RECORDS", 1)
+    for name in ("e", "another"):
+        log.request(name)
+        log.succeed(name)
+        log.seconds += 26 * 3600
+    log.take_back("e")
+    log.succeed("another")
+    one, path = Audited(kafka, engine, log), tmp_path / "checkpoint"
+    await one.create()
+    await one.write()
+
+    def stop(progress):
+        if progress.done == len(log.records) - 1:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await one.verify(path, stop)
+    (point,) = orjson.loads(path.read_bytes())["points"]
+    assert [(run, name) for run, name, *_ in point["history_ahead"]] == [(0, "e")]
+    assert (await one.verify(path))[1] == []
+
+
+async def test_a_checkpoint_of_another_version_is_refused(audited, tmp_path):
+    await audited.write()
+    path = tmp_path / "checkpoint"
+    verification = Verification(audited.sources, lambda _: None, path)
+    await verification.run()
+    await verification.save()
+    old = orjson.loads(path.read_bytes()) | {"version": VERSION - 1}
+    for point in old["points"]:
+        del point["history_ahead"]
+    path.write_bytes(orjson.dumps(old))
+    with pytest.raises(RunbooksError, match="was written by another version: remove it to begin anew"):
+        await audited.verify(path)
 
 
 async def test_a_checkpoint_of_another_log_is_refused(audited, tmp_path, monkeypatch):
