@@ -1,10 +1,11 @@
 """The history database beside the log: which runs it has is a merge of two ordered streams, what it says a look-up.
 
 Runs are compared in batches, so memory does not grow with the history. A database that goes on meanwhile is not at
-fault: rows that are newer than the end of the audit, or not projected yet, are left out and counted.
+fault: rows that are newer than the end of the audit, or not projected yet, are left out and counted. How far the
+history is projected is asked after they were read, so that none can claim to be newer than it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from app.audit.findings import Difference, Report
@@ -67,10 +68,12 @@ class HistoryComparison:
         for start in range(0, len(runs), PAGE):
             doubtful = [one for one, _ in await self._different(runs[start : start + PAGE])]
             if doubtful:
-                # asked before the rows: those that were there then are there now
-                projected = await self._rows.next_offset(self._partition)
-                for one, row in await self._different(doubtful):
-                    self._compare(one, row, projected)
+                # asked before the rows: those that were there then are there now; and after them: none is newer
+                before = await self._rows.next_offset(self._partition)
+                different = await self._different(doubtful)
+                after = await self._rows.next_offset(self._partition)
+                for one, row in different:
+                    self._compare(one, row, before, after)
         self._come_to(runs)
 
     async def finish(self) -> None:
@@ -79,6 +82,17 @@ class HistoryComparison:
             self._tell(one.offset, one.execution_id, one.detail)
         while (self._page or await self._turn()) and self._page[-1][0] < self._end:
             self._take_extra()
+        await self._look_beyond()
+
+    async def _look_beyond(self) -> None:
+        """No row may be of a run that begins where nothing is projected yet."""
+        place = (max(self._end, await self._rows.next_offset(self._partition)), "")
+        while page := await self._rows.runs_after(self._partition, *place):
+            projected = await self._rows.next_offset(self._partition)
+            for run, execution_id in page:
+                if run >= projected:
+                    self._tell(run, execution_id, f"the history has a row of this run, and is projected to {projected}")
+            place = page[-1]
 
     async def _different(self, runs: Sequence[Closed]) -> list[tuple[Closed, dict[str, Any]]]:
         """Those of these runs whose row is another one, with it."""
@@ -87,14 +101,17 @@ class HistoryComparison:
         found = ((one, _as_shown(row)) for one, row in named if row is not None)
         return [(one, _by_name(row)) for one, row in found if values_hash(row) != one.row_hash]
 
-    def _compare(self, expected: Closed, row: dict[str, Any], projected: int) -> None:
-        if row["last_offset"] >= self._end or expected.last_offset >= projected:
-            self.left_out += 1
-            return
-        why = _why_different(expected, row)
+    def _compare(self, expected: Closed, row: dict[str, Any], before: int, after: int) -> None:
+        """before, after: how far the history was projected before the row was read, and after it."""
+        last = row["last_offset"]
+        moved = last >= self._end or last < expected.last_offset >= before
+        if last >= after:
+            why: str | None = f"the row's last event stands at {last}, and the history is projected to {after}"
+        else:
+            why = _why_different(None if moved else expected, row)
         if why is None:
-            return
-        if _is_ahead(expected, row):
+            self.left_out += moved
+        elif not moved and _is_ahead(expected, row):
             self.ahead.append(Ahead(expected.run, expected.execution_id, expected.last_offset, why))
         else:
             self._tell(expected.last_offset, expected.execution_id, why)
@@ -122,6 +139,22 @@ class HistoryComparison:
 
     def _tell(self, offset: int, execution_id: str, detail: str) -> None:
         self._report(Difference(self._partition, offset, "history", execution_id, detail))
+
+
+async def tell_strays(rows: HistoryRows, partitions: Sequence[int], report: Report) -> None:
+    """Report rows that no comparison of one of these partitions would come to."""
+    for partition, run, execution_id in await rows.strays(partitions):
+        detail = "the history has a row of a run that no log has"
+        report(Difference(partition, run, "history", execution_id, detail))
+
+
+def tell_projected(projected: Mapping[int, int], ends: Mapping[int, int], report: Report) -> None:
+    """Report partitions that were projected further than the log went, which was asked for afterwards."""
+    for partition, until in sorted(projected.items()):
+        end = ends.get(partition, 0)
+        if until > end:
+            detail = f"the history is projected to {until}, and the log ends at {end}"
+            report(Difference(partition, end, "history", "", detail))
 
 
 def as_shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.audit.comparing import HistoryComparison, as_shown
+from app.audit.comparing import HistoryComparison, as_shown, tell_projected, tell_strays
 from app.audit.folding import Closed, Known, Position, Requested, row_hash
 from app.audit.history_rows import HistoryRows, not_begun
 from app.audit.live_table import LiveTable, LiveTables, read_live_tables
-from app.audit.reading import Progress, open_log
+from app.audit.reading import Progress, ends_of, open_log
 from app.audit.rules import Facts
 from app.audit.verifying import Result, Sources
 from app.core.errors import RunbooksError
@@ -95,10 +95,11 @@ class Rebuilding:
             await self._rebuild(rebuilt)
             self._drilled.result.seconds = time.monotonic() - began
             if self._sources.engine is not None:
-                rows = HistoryRows(self._sources.engine, self._sources.topic)
+                rows, report = HistoryRows(self._sources.engine, self._sources.topic), self._drilled.result.report
                 for partition, end in self._ends.items():
-                    comparison = HistoryComparison(rows, partition, end, self._drilled.result.report)
+                    comparison = HistoryComparison(rows, partition, end, report)
                     await self._compare_history(rebuilt, self._sources.engine, comparison, partition, end)
+                await tell_strays(rows, list(self._ends), report)
             await self._write_and_compare_table(rebuilt)
         finally:
             await rebuilt.dispose()
@@ -106,9 +107,12 @@ class Rebuilding:
 
     async def _rebuild(self, rebuilt: AsyncEngine) -> None:
         projection = Projection(Store(rebuilt, self._sources.topic), CollectorRegistry())
+        live = self._sources.engine
+        projected = {} if live is None else await Store(live, self._sources.topic).next_offsets()
         async with open_log(self._sources.connection, self._sources.topic, self._progress) as log:
             self._starts, self._ends = log.starts, log.ends
             await self._look_for_history()
+            tell_projected(projected, log.ends, self._drilled.result.report)
             for number, start in log.starts.items():
                 if start > 0:
                     self._drilled.result.notes.append(f"partition {number} begins at {start}: what was before is gone")
@@ -139,6 +143,8 @@ class Rebuilding:
 
     async def _write_and_compare_table(self, rebuilt: AsyncEngine) -> None:
         tables = await self._live_tables()
+        report = self._drilled.result.report
+        log_ends = {} if tables is None else await ends_of(self._sources.connection, self._topic)
         with (self._folder / TABLE).open("xb") as file:
             for partition, end in self._ends.items():
                 table, folded = self._table_of(tables, partition, end)
@@ -153,7 +159,7 @@ class Rebuilding:
                 if table is not None:
                     table.pass_over(self._starts[partition], position.known)
                     theirs.take(map(_state_hash, table.live(end)))
-                    left_out = table.compare(position, folded, self._drilled.result.report)
+                    left_out = table.compare(position, folded, log_ends.get(partition, 0), report)
                     self._compared(partition, "live table", ours, theirs, left_out)
 
     @property

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.folding import ROW_COLUMNS
 from app.core.errors import RunbooksError
-from app.history.database import NAMED_BY, Statement
+from app.history.database import NAMED_BY, Statement, reading
 from app.history.schema import EXECUTIONS
 from app.history.store import Store
 
@@ -52,9 +52,21 @@ class HistoryRows:
         rows = map(tuple, await self._rows.ask(self._engine, {"partition": partition, **wanted}))
         return {(row[RUN], row[EXECUTION_ID]): row for row in rows}
 
+    async def strays(self, partitions: Sequence[int]) -> list[tuple[int, int, str]]:
+        """Rows that can be of no run of these partitions, as (partition, run, execution id): the first PAGE of them."""
+        columns = EXECUTIONS.c
+        place = (columns.partition, columns.run, columns.execution_id)
+        stray = sa.or_(columns.partition.not_in(partitions), columns.run < 0, columns.execution_id == "")
+        async with reading(self._engine) as connection:
+            return [*map(tuple, await connection.execute(sa.select(*place).where(stray).order_by(*place).limit(PAGE)))]
+
     async def next_offset(self, partition: int) -> int:
         """The first offset of a partition that is not projected yet."""
         return await self._store.next_offset(partition)
+
+    async def next_offsets(self) -> dict[int, int]:
+        """The same of every partition of which anything is projected."""
+        return await self._store.next_offsets()
 
 
 async def not_begun(engine: AsyncEngine, topic: str, lengths: Mapping[int, int]) -> list[str]:

@@ -57,34 +57,43 @@ class LiveTable:
         states = (_says(self._rows[name]) for name in sorted(self._rows))
         return (one for one in states if isinstance(one, Execution) and one.last_offset < end)
 
-    def compare(self, position: Position, folded_by_workers: int, report: Report) -> int:
+    def compare(self, position: Position, folded_by_workers: int, log_end: int, report: Report) -> int:
         """Report every row that is not what the log comes to; how many could not be compared.
 
         folded_by_workers: the offset up to which the workers have surely written their changes. What moved on since
-        the end of the audit, or is not written yet, cannot be compared.
+        the end of the audit, or is not written yet, cannot be compared. log_end: of the log, asked for after the table
+        was read: no row is of a later event.
         """
         left_out = 0
         for name, known in position.known.items():
             row, last_offset = self._rows.pop(name, None), known.state.last_offset or 0
-            if row is not None and _says(row) == known.state:
+            state = None if row is None else _says(row)
+            if state == known.state:
                 continue
-            moved = row is not None and _last_offset(row) >= position.next_offset
-            if moved or last_offset >= folded_by_workers:
+            stands_at = _last_offset(state)
+            moved = position.next_offset <= stands_at < log_end
+            readable = row is None or state is not None
+            if moved or (readable and stands_at < last_offset >= folded_by_workers):
                 left_out += 1
             elif row is not None or not isinstance(known.state, Marker):  # an old marker may be gone already
                 self._tell(report, position.partition, known, "missing" if row is None else "different")
-        return left_out + self._extra(position, report)
+        self._extra(position, log_end, report)
+        return left_out
 
-    def _extra(self, position: Position, report: Report) -> int:
+    def _extra(self, position: Position, log_end: int, report: Report) -> None:
         """What the table has and the log does not: markers outlive their window, and the end of the audit is no end."""
         for name, row in self._rows.items():
             state = _says(row)
-            if isinstance(state, Execution) and _last_offset(row) < position.next_offset:
+            stands_at = _last_offset(state)
+            if state is None:
+                detail = "the live table's row cannot be read"
+            elif stands_at >= log_end:
+                detail = f"the live table's row is of an event at {stands_at}, and the log ends at {log_end}"
+            elif isinstance(state, Execution) and stands_at < position.next_offset:
                 detail = "the live table has a live execution that the log does not"
-                report(Difference(position.partition, state.last_offset, "table", name, detail))
-            elif state is None:
-                report(Difference(position.partition, -1, "table", name, "the live table's row cannot be read"))
-        return 0
+            else:
+                continue
+            report(Difference(position.partition, stands_at, "table", name, detail))
 
     def _tell(self, report: Report, partition: int, known: Known, how: str) -> None:
         state = known.state
@@ -147,6 +156,5 @@ def _says(row: bytes) -> Execution | Marker | None:
         return None
 
 
-def _last_offset(row: bytes) -> int:
-    state = _says(row)
+def _last_offset(state: Execution | Marker | None) -> int:
     return -1 if state is None or state.last_offset is None else state.last_offset

@@ -106,6 +106,13 @@ def log_consumer(connection: KafkaConnection) -> Consumer:
     return Consumer(**arguments, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES)
 
 
+async def ends_of(connection: KafkaConnection, topic: str) -> dict[int, int]:
+    """The end of each partition of a topic as it is now. Raises NoSuchTopic."""
+    async with log_consumer(connection) as consumer:
+        ends = await consumer.end_offsets(await places_of(consumer, topic))
+    return {at.partition: end for at, end in ends.items()}
+
+
 async def places_of(consumer: Consumer, topic: str, tenant: str | None = None) -> list[TopicPartition]:
     """The partition of one tenant, or all of a topic's. Raises NoSuchTopic."""
     numbers = await consumer.partitions_of(topic)

@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.audit.anchors import AnchorCheck, checks_of
 from app.audit.checkpoint import Checkpoint, PartitionPoint, fingerprint, read_checkpoint
-from app.audit.comparing import START, HistoryComparison
+from app.audit.comparing import START, HistoryComparison, tell_projected, tell_strays
 from app.audit.findings import Difference
 from app.audit.folding import LogRecord, PartitionFold, Position
 from app.audit.history_rows import PAGE, HistoryRows, not_begun
 from app.audit.live_table import read_live_tables
-from app.audit.reading import BATCH_RECORDS, POLL_MS, STALLED_S, NoSuchTopic, Progress, log_consumer, places_of
+from app.audit.reading import BATCH_RECORDS, POLL_MS, STALLED_S, NoSuchTopic, Progress, ends_of, log_consumer, places_of
 from app.clients.kafka import Consumer
 from app.core.errors import RunbooksError
 from app.history.signed_anchors import SignedAnchors
@@ -143,13 +143,15 @@ class Verification:
         kept = self._kept()
         known = {} if kept is None else {point.position.partition: point for point in kept.points}
         anchors = await self._anchors(places, known)
+        rows = None if self._sources.engine is None else HistoryRows(self._sources.engine, topic)
+        projected = {} if rows is None else await rows.next_offsets()
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
         await self._look_for_history({at.partition: ends[at] - starts[at] for at in places})
         if kept is not None:
             await self._go_on(consumer, kept)
         partition_of = _PartitionOf([at.partition for at in places])
-        rows = None if self._sources.engine is None else HistoryRows(self._sources.engine, topic)
+        tell_projected(projected, {at.partition: ends[at] for at in places}, self._result.report)
         for at in places:
             point = known.get(at.partition)
             position = Position(at.partition, starts[at]) if point is None else point.position
@@ -300,6 +302,9 @@ class Verification:
                 await part.history.closed(list(part.fold.remaining()))
                 await part.history.finish()
                 self._result.left_out += part.history.left_out
+        if self._sources.engine is not None:
+            rows = HistoryRows(self._sources.engine, self._sources.topic)
+            await tell_strays(rows, list(self._parts), self._result.report)
 
     async def _compare_table(self) -> None:
         topic = self._sources.table
@@ -313,12 +318,14 @@ class Verification:
             return
         ends = {number: part.log_end for number, part in self._parts.items()}
         self._result.notes += tables.notes(sources.group, ends)
+        log_ends = await ends_of(sources.connection, sources.topic)
         for number, part in self._parts.items():
             table, folded = tables.of(number), tables.folded(number, ends[number])
             table.tell_of_keys(number, self._result.report)
             if folded is not None:
                 table.pass_over(part.begins_at, part.fold.position.known)
-                self._result.left_out += table.compare(part.fold.position, folded, self._result.report)
+                log_end = log_ends.get(number, 0)
+                self._result.left_out += table.compare(part.fold.position, folded, log_end, self._result.report)
 
 
 async def _record_at(consumer: Consumer, at: TopicPartition, offset: int) -> LogRecord | None:

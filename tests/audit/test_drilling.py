@@ -9,6 +9,7 @@ from building import http
 from app.audit.drilling import Rebuilding, told
 from app.core.errors import RunbooksError
 from app.history.database import open_database
+from app.history.folding import row_of
 from app.history.schema import EXECUTIONS
 
 
@@ -83,6 +84,22 @@ async def test_what_differs_is_told_with_its_offset(audited, tmp_path):
     assert [(one.what, one.rebuilt_rows, one.live_rows, one.same) for one in found.compared] == [
         ("history", 6, 5, False),
         ("live table", 3, 2, False),
+    ]
+
+
+async def test_rows_that_nobody_can_have_written_are_told_of(audited, tmp_path):
+    await audited.write()
+    live, ended, far, end = audited.log.states["e0"], audited.log.states["e1"], 10**12, len(audited.log.records)
+    changed = {"status": "failed", "last_offset": far}
+    await audited.change(sa.update(EXECUTIONS).where(EXECUTIONS.c.execution_id == "e1").values(changed))
+    stray = row_of(ended.model_copy(update={"run": far}), 99)
+    await audited.change(sa.insert(EXECUTIONS).values(stray))
+    await audited.publish(audited.table, [audited.row(live.model_copy(update={"last_offset": far}))])
+    _, differences = await drilled(audited, tmp_path / "drill")
+    assert differences == [
+        (ended.last_offset, "history", f"the row's last event stands at {far}, and the history is projected to {end}"),
+        (far, "history", "the history has a row of a run that no log has"),
+        (live.last_offset, "table", "the live table's row is different; the log says queued"),
     ]
 
 

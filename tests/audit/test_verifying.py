@@ -18,9 +18,12 @@ from app.core.errors import RunbooksError
 from app.core.events import write_event as written
 from app.core.execution import Status
 from app.history.database import open_database
-from app.history.schema import EXECUTIONS
+from app.history.folding import row_of
+from app.history.schema import ANCHORS, EXECUTIONS, OFFSETS
 from app.history.signed_anchors import SignedAnchors
 from app.history.store import Store
+
+FAR = 10**12
 
 
 @pytest.fixture
@@ -73,6 +76,65 @@ async def test_a_row_that_is_missing_extra_or_different_is_told_with_its_offset(
             f"both say succeeded at {forged.last_offset}, and the row's state is not what the log comes to",
         ),
     ])  # fmt: skip
+
+
+def made_up_row(audited, partition, **changes):
+    """A row for a page to show, right by itself, that no log has."""
+    request = audited.log.states["e01"].request.model_copy(update={"execution_id": "made-up"})
+    return row_of(audited.log.states["e01"].model_copy(update={"request": request, **changes}), partition)
+
+
+async def test_a_row_that_nobody_can_have_written_yet_is_told_of(audited):
+    await audited.write()
+    last, end = audited.log.states["e01"].last_offset, len(audited.log.records)
+    changed = {"last_offset": FAR, "item_offset": FAR, "state": "{}", "status": "failed"}
+    await audited.change(sa.update(EXECUTIONS).where(EXECUTIONS.c.execution_id == "e01").values(changed))
+    await audited.change(sa.insert(EXECUTIONS).values(made_up_row(audited, 0, run=FAR, last_offset=FAR)))
+    _, found = await audited.verify()
+    assert found == [
+        (last, "history", f"the row's last event stands at {FAR}, and the history is projected to {end}"),
+        (FAR, "history", f"the history has a row of this run, and is projected to {end}"),
+    ]
+
+
+@pytest.mark.parametrize(("partition", "run"), [(99, 5), (-1, 5), (0, -1)])
+async def test_a_row_that_no_partition_has_is_told_of(audited, partition, run):
+    await audited.write()
+    await audited.change(sa.insert(EXECUTIONS).values(made_up_row(audited, partition, run=run)))
+    result, found = await audited.verify()
+    assert found == [(run, "history", "the history has a row of a run that no log has")]
+    assert result.differences[0].partition == partition
+
+
+async def test_a_history_that_says_it_is_further_than_the_log_is_told_of(audited):
+    await audited.write()
+    await audited.change(sa.delete(ANCHORS))
+    await audited.change(sa.update(OFFSETS).values(next_offset=2 * FAR))
+    _, found = await audited.verify()
+    end = len(audited.log.records)
+    assert found == [(end, "history", f"the history is projected to {2 * FAR}, and the log ends at {end}")]
+
+
+async def test_a_row_of_the_live_table_that_no_worker_can_have_written_yet_is_told_of(audited):
+    await audited.write()
+    states = audited.log.states
+    lied = states["e01"].model_copy(update={"status": Status.failed, "last_offset": FAR})
+    held = states["e00"].model_copy(update={"cancel_by": "nobody", "last_offset": FAR})
+    key, row = audited.row(held)
+    made_up = [(b'"made-up"', row), (b"not JSON", b"{}")]
+    await audited.publish(
+        audited.table, [audited.row(lied), (key, row), (audited.row(states["e03"])[0], b"{}"), *made_up]
+    )
+    _, found = await audited.verify()
+    end = len(audited.log.records)
+    (_, rule, told), *found = found
+    assert (rule, told.endswith("of the changelog is no execution's id: b'not JSON'")) == ("table", True)
+    assert found == [
+        (states["e00"].last_offset, "table", "the live table's row is different; the log says queued"),
+        (states["e01"].last_offset, "table", "the live table's row is different; the log says succeeded"),
+        (states["e03"].last_offset, "table", "the live table's row is different; the log says queued"),
+        (FAR, "table", f"the live table's row is of an event at {FAR}, and the log ends at {end}"),
+    ]
 
 
 async def test_rows_of_a_version_that_kept_no_items_are_no_difference(audited):
@@ -215,20 +277,6 @@ async def test_a_rollback_long_after_the_end_is_no_difference_to_an_audit_that_w
     assert (await one.verify(path))[1] == []
 
 
-async def test_a_checkpoint_of_another_version_is_refused(audited, tmp_path):
-    await audited.write()
-    path = tmp_path / "checkpoint"
-    verification = Verification(audited.sources, lambda _: None, path)
-    await verification.run()
-    await verification.save()
-    old = orjson.loads(path.read_bytes()) | {"version": VERSION - 1}
-    for point in old["points"]:
-        del point["history_ahead"]
-    path.write_bytes(orjson.dumps(old))
-    with pytest.raises(RunbooksError, match="was written by another version: remove it to begin anew"):
-        await audited.verify(path)
-
-
 async def test_a_checkpoint_of_another_log_is_refused(audited, tmp_path, monkeypatch):
     monkeypatch.setattr(verifying, "CHECKPOINT_S", -1)
     await audited.write()
@@ -274,8 +322,8 @@ async def test_a_checkpoint_without_the_signed_files_is_refused(audited, stopped
 async def test_a_checkpoint_of_another_version_is_refused(audited, stopped):
     kept = orjson.loads(stopped.read_bytes())
     for point in kept["points"]:
-        del point["anchors"]
-    stopped.write_bytes(orjson.dumps(kept | {"version": 4}))
+        del point["anchors"], point["history_ahead"]
+    stopped.write_bytes(orjson.dumps(kept | {"version": VERSION - 1}))
     with pytest.raises(RunbooksError, match="written by another version: remove it to begin anew"):
         await audited.verify(stopped)
 
