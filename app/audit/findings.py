@@ -10,6 +10,7 @@ Rule = Literal[
     "ids",  # an id is not the derived one
     "tenant",  # it names another tenant's execution
     "digest",  # a runbook or a plan is not what its digest says
+    "not_requested",  # a start of an execution, or of a run of it, that nobody requested
     "approval",  # a step was started without the approval it needs
     "started_twice",  # one command was started twice
     "not_started",  # a success without a start, or a start in a dry run

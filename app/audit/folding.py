@@ -19,7 +19,14 @@ from app.audit.decoding import decoded
 from app.audit.findings import Difference, Report, Rule
 from app.audit.rules import Facts, wrong_ids
 from app.core.errors import RecordRefused
-from app.core.events import CommandEvent, Event, ExecutionRequested, RollbackRequested
+from app.core.events import (
+    ApprovalDecided,
+    CommandEvent,
+    Event,
+    ExecutionRequested,
+    RollbackRequested,
+    StepStarted,
+)
 from app.core.execution import TERMINAL, Execution, Marker
 from app.core.lifecycle import evolve
 from app.history.folding import row_of
@@ -73,10 +80,14 @@ class Closed(NamedTuple):
 
 @dataclass(slots=True)
 class Position:
-    """Where a fold stands, as a checkpoint keeps it: all of it but the differences."""
+    """Where a fold stands, as a checkpoint keeps it: all of it but the differences.
+
+    first_offset: where the log began.
+    """
 
     partition: int
     next_offset: int
+    first_offset: int = 0
     known: dict[str, Known] = field(default_factory=dict)
     moment_s: float = 0.0
 
@@ -141,21 +152,32 @@ class PartitionFold:
     def _fold(self, known: Known | None, event: Event, offset: int) -> None:
         before = None if known is None else known.state
         after, refusal = evolve(before, event, offset)
-        changed = after if refusal is None and isinstance(after, Execution) else None
-        if changed is not None:
-            if known is None or type(event) in BEGINNINGS:
-                known = self._begun(known, event, changed, offset)
-            known.state = changed
-        if known is None:
+        if refusal is not None or not isinstance(after, Execution):
+            self._judge_refused(known, event, offset)
             return
-        of_another = changed is None and isinstance(event, CommandEvent) and event.run != known.state.run
-        if known.request is not None and not of_another:
-            for rule, detail in known.facts.take(known.request, event, accepted=changed is not None):
+        if known is None or type(event) in BEGINNINGS:
+            known = self._begun(known, event, after, offset)
+        known.state = after
+        if known.request is not None:
+            for rule, detail in known.facts.take(known.request, event, accepted=True):
                 self._tell(offset, rule, detail, event)
-        if changed is not None and changed.status in TERMINAL:
-            known.row_hash = self._row_hash(changed)
-            known.state, known.request = changed.marker(), None
+        if after.status in TERMINAL:
+            known.row_hash = self._row_hash(after)
+            known.state, known.request = after.marker(), None
             self._await_end(known)
+
+    def _judge_refused(self, known: Known | None, event: Event, offset: int) -> None:
+        """What changes nothing in the state may still have been a start, or be what a later start goes by."""
+        if type(event) is StepStarted and not self._can_have_begun(event.run, known):
+            self._tell(offset, "not_requested", f"{event.command_id} was started, and nobody requested this run", event)
+        if known is None or known.request is None or _is_of_another_run(event, known.state.run):
+            return
+        for rule, detail in known.facts.take(known.request, event, accepted=False):
+            self._tell(offset, rule, detail, event)
+
+    def _can_have_begun(self, run: int, known: Known | None) -> bool:
+        """Whether there can have been a run; known: what there is of its execution. Earlier ones are forgotten."""
+        return 0 <= run < self.position.first_offset if known is None else 0 <= run <= known.state.run
 
     def _begun(self, known: Known | None, event: Event, after: Execution, offset: int) -> Known:
         """The run, or its way back, that an event began which was taken; known: what there was before."""
@@ -171,6 +193,7 @@ class PartitionFold:
 
     def _taken_up_again(self, known: Known | None, event: RollbackRequested, after: Execution, offset: int) -> Known:
         facts = Facts() if known is None else known.facts
+        facts.requests = {index: _last_request(after, index) for index in range(len(after.steps))}
         ended = None if known is None else known.row_hash
         if ended is not None and ended != self._row_hash_of_pinned(event):
             self._tell(offset, "pinned", "the state that was pinned is not the one it ended in", event)
@@ -219,6 +242,15 @@ class PartitionFold:
     def _tell(self, offset: int, rule: Rule, detail: str, event: Event | None = None) -> None:
         named = "" if event is None else event.execution_id
         self._report(Difference(self.position.partition, offset, rule, named, detail))
+
+
+def _last_request(state: Execution, index: int) -> int:
+    """The number of the last request for approval of a step; 0 where there was none."""
+    return max((one.number for one in state.requests(index)), default=0)
+
+
+def _is_of_another_run(event: Event, run: int) -> bool:
+    return isinstance(event, (CommandEvent, ApprovalDecided)) and event.run not in {None, run}
 
 
 ROW_COLUMNS = tuple(sorted(column.name for column in EXECUTIONS.c))

@@ -19,23 +19,41 @@ from app.core.events import (
     StepFinished,
     StepPrepared,
     StepStarted,
+    TimerFired,
 )
 from app.core.ids import command_id, execution_id_for_anomaly
 from app.core.steps import Step
 
 GROUP = "group:"
 CLOCKS_AGREE = timedelta(seconds=5)
+ESCALATE_AFTER = 0.75  # of the time there is
 Found = Sequence[tuple[Rule, str]]
 NOTHING: Found = ()
 
 
 @dataclass(slots=True)
 class Asked:
-    """A request for approval: of which plan, until when, and who has said yes to it."""
+    """A request for approval: of which plan, the step's which, since when and until when, and who has said yes or no.
+
+    escalated: whether those count too whom the step names for later. rejected_by: None where nobody has said no.
+    """
 
     digest: str
+    number: int
+    at: datetime
     deadline: datetime
+    escalated: bool = False
     voters: list[str] = field(default_factory=list)
+    rejected_by: str | None = None
+
+    def escalate(self, at: datetime) -> None:
+        """A timer was taken at a time: from most of the request's own on, others may decide as well."""
+        self.escalated = self.escalated or at >= self.at + ESCALATE_AFTER * (self.deadline - self.at)
+
+    def is_meant(self, event: ApprovalDecided) -> bool:
+        """Whether a decision is about this request, and came in its time."""
+        named = event.request in {None, self.number} and event.digest in {None, self.digest}
+        return named and event.at < self.deadline and (event.request is not None or event.at >= self.at)
 
 
 class Start(NamedTuple):
@@ -54,11 +72,13 @@ class Facts:
     """What a run's events have said so far.
 
     started: when and by whom each command was started, by its id. asked: the last request of each place, by
-    ``forward/2`` or ``back/2``. rollback_by: who wanted a run taken back that had ended.
+    ``forward/2`` or ``back/2``, in the order they were made. requests: how many there were of each step that has any.
+    rollback_by: who wanted a run taken back that had ended.
     """
 
     started: dict[str, Start] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
+    requests: dict[int, int] = field(default_factory=dict)
     verdict: str = "start"
     rollback_by: str | None = None
 
@@ -78,22 +98,33 @@ class Facts:
                 self.rollback_by = event.by
                 self.asked = {name: asked for name, asked in self.asked.items() if name.startswith("forward/")}
             case StepPrepared() if accepted and not request.dry_run:
-                timeout = timedelta(seconds=request.runbook.approval_timeout_s(event.step))
-                self.asked[_place(event)] = Asked(event.plan.digest, event.at + timeout)
+                self._ask(request, event)
             case ApprovalDecided():
                 self._vote(request, event)
+            case TimerFired() if accepted and self.asked:
+                self.asked[next(reversed(self.asked))].escalate(event.at)
             case _:
                 pass
         return NOTHING
 
+    def _ask(self, request: ExecutionRequested, event: StepPrepared) -> None:
+        step, place = event.step, _place(event)
+        number = self.requests[step] = self.requests.get(step, 0) + 1
+        self.asked.pop(place, None)
+        deadline = event.at + timedelta(seconds=request.runbook.approval_timeout_s(step))
+        self.asked[place] = Asked(event.plan.digest, number, event.at, deadline)
+
     def _vote(self, request: ExecutionRequested, event: ApprovalDecided) -> None:
         asked = self.asked.get(f"{'forward' if self.rollback_by is None else 'back'}/{event.step}")
-        if asked is None or event.decision != "approve" or event.refusal is not None or event.at >= asked.deadline:
+        if asked is None or event.refusal is not None or not asked.is_meant(event):
             return
         step = request.runbook.steps[event.step]
-        own = event.by == (self.rollback_by or request.requested_by) and not step.allow_self_approval
-        meant = event.digest in {None, asked.digest}
-        if meant and not own and _may(step, event) and event.by not in asked.voters:
+        decided = asked.rejected_by is not None or len(asked.voters) >= step.approvals_required
+        if decided or event.by in asked.voters or not _may(step, event, escalated=asked.escalated):
+            return
+        if event.decision == "reject":
+            asked.rejected_by = event.by
+        elif step.allow_self_approval or event.by != (self.rollback_by or request.requested_by):
             asked.voters.append(event.by)
 
     def _start(self, request: ExecutionRequested, event: StepStarted) -> Found:
@@ -113,6 +144,8 @@ class Facts:
         asked = self.asked.get(_place(event))
         if asked is None or asked.digest != event.plan.digest:
             wrong.append(("approval", f"step {event.step} was started with a plan that nobody was asked about"))
+        elif asked.rejected_by is not None:
+            wrong.append(("approval", f"step {event.step} was started after {asked.rejected_by} had rejected its plan"))
         elif len(asked.voters) < step.approvals_required:
             votes = f"{len(asked.voters)} of {step.approvals_required} approvals"
             wrong.append(("approval", f"step {event.step} was started with {votes} of plan {asked.digest}"))
@@ -157,8 +190,9 @@ def _place(event: CommandEvent) -> str:
     return f"{'back' if event.phase == 'rollback' else 'forward'}/{event.step}"
 
 
-def _may(step: Step, event: ApprovalDecided) -> bool:
-    named = {*step.approvers, *step.escalate_to}
+def _may(step: Step, event: ApprovalDecided, *, escalated: bool) -> bool:
     if not step.approvers:
         return True
-    return event.by in named or any(GROUP + group in named for group in event.groups)
+    named = {*step.approvers, *(step.escalate_to if escalated else ())}
+    by_name = event.by in named and not event.by.startswith(GROUP)
+    return by_name or any(GROUP + group in named for group in event.groups)

@@ -154,7 +154,7 @@ class Verification:
         tell_projected(projected, {at.partition: ends[at] for at in places}, self._result.report)
         for at in places:
             point = known.get(at.partition)
-            position = Position(at.partition, starts[at]) if point is None else point.position
+            position = Position(at.partition, starts[at], starts[at]) if point is None else point.position
             if starts[at] > 0:
                 self._result.notes.append(f"partition {at.partition} begins at {starts[at]}: what was before is gone")
             end = ends[at] if point is None else point.end

@@ -7,7 +7,7 @@ from building import LEASE, T0, http, plan, scale
 from app.audit.decoding import decoded
 from app.audit.folding import POSITIONS, LogRecord, PartitionFold, Position
 from app.core.errors import RecordRefused
-from app.core.events import StepFinished, StepStarted, read_event
+from app.core.events import ApprovalDecided, StepFinished, StepStarted, TimerFired, read_event
 from app.core.execution import Execution, Marker
 from app.core.ids import command_id
 from app.core.planning import Outcome
@@ -82,6 +82,145 @@ def test_an_approval_of_another_plan_or_after_the_start_is_none(log):
     forced_start(log, plan("do something else"))
     late = len(log.records) - 1
     assert log.audited()[1] == [(late, "approval")]
+
+
+ESCALATES = http(require_approval=True, approvers=["ann"], escalate_to=["group:leads"], approval_timeout_minutes=60)
+
+
+def vote(log, **fields):
+    """A decision whose sender was checked, whatever the state is."""
+    given = {"step": 0, "by": "bob", "decision": "approve", **fields}
+    return log.tell(ApprovalDecided(**({"tenant": "default", "execution_id": "e", "at": log.now} | given)))
+
+
+def asked(log, step):
+    """Somebody was asked about the only step; its plan."""
+    a_plan = plan()
+    log.request("e", step)
+    log.prepare("e", a_plan)
+    return a_plan
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run": 999},
+        {"request": 7},
+        {"digest": "another"},
+        {"at": T0},
+        {"refusal": "not signed"},
+        {"by": "olga"},
+        {"by": "group:sre"},
+    ],
+)
+def test_a_vote_that_the_fold_refuses_is_none_to_the_rules_either(log, fields):
+    log.seconds = 1
+    a_plan = asked(log, http(require_approval=True, approvers=["bob", "olga", "group:sre"]))
+    vote(log, **fields)
+    assert log.refusal is not None
+    forced_start(log, a_plan)
+    assert log.audited()[1] == [(3, "approval")]
+
+
+def test_a_vote_of_this_run_request_and_plan_is_one(log):
+    a_plan = asked(log, http(require_approval=True))
+    vote(log, run=0, request=1, digest=a_plan.digest, at=T0)
+    log.start("e", a_plan)
+    assert log.audited()[1] == []
+
+
+@pytest.mark.parametrize("on_halt", ["keep", "rollback"])
+def test_a_plan_that_somebody_rejected_stays_so(log, on_halt):
+    a_plan = plan()
+    log.request("e", scale(), http(require_approval=True), on_halt=on_halt)
+    log.finish(log.start("e"))
+    log.prepare("e", a_plan)
+    log.approve("e", decision="reject")
+    vote(log, step=1)
+    run = log.states["e"].run
+    forced_start(log, a_plan, step=1, command_id=command_id("e", run, 1, "apply", 1))
+    expected = [(6, "approval")] if on_halt == "rollback" else []  # what comes after the end is not judged
+    assert log.audited()[1] == expected
+
+
+def test_a_no_that_does_not_count_ends_nothing(log):
+    a_plan = asked(log, http(require_approval=True, approvers=["ann", "bob"], approvals_required=2))
+    vote(log, by="ann")
+    for fields in ({"by": "ann"}, {"by": "cleo"}, {"request": 2}, {"run": 3}):
+        vote(log, **({"decision": "reject"} | fields))
+        assert log.refusal is not None
+    vote(log)
+    vote(log, by="dan", decision="reject")
+    log.start("e", a_plan)
+    assert log.audited()[1] == []
+
+
+@pytest.mark.parametrize(
+    ("after_s", "counts"), [(None, False), (1800, False), (2699, False), (2700, True), (3000, True)]
+)
+def test_those_it_is_escalated_to_count_once_it_is(log, after_s, counts):
+    a_plan = asked(log, ESCALATES)
+    asked_at = log.now.timestamp() - 1
+    if after_s is not None:
+        log.seconds = asked_at + after_s - T0.timestamp()
+        log.tell(TimerFired(tenant="default", execution_id="e", at=log.now))
+    vote(log, groups=["leads"])
+    assert (log.refusal is None) == counts
+    at = len(log.records)
+    forced_start(log, a_plan)
+    assert log.audited()[1] == ([] if counts else [(at, "approval")])
+
+
+def test_a_request_that_is_made_again_is_escalated_anew(log):
+    asked(log, ESCALATES)
+    log.seconds += 2700
+    log.tell(TimerFired(tenant="default", execution_id="e", at=log.now))
+    vote(log, groups=["leads"])
+    log.prepare("e", plan("do something else"))
+    vote(log, groups=["leads"])
+    assert log.refusal is not None
+    forced_start(log, plan("do something else"))
+    assert log.audited()[1] == [(6, "approval")]
+
+
+def test_requests_for_approval_are_counted_on_through_rollbacks_by_hand(log):
+    log.request("e", scale(require_approval=True))
+    log.prepare("e", plan(inverse=True))
+    vote(log, request=1)
+    log.finish(log.start("e", log.states["e"].steps[0].plan))
+    for number in (2, 3):
+        log.seconds += 24 * 3600
+        log.request(f"time passes {number}")
+        log.take_back("e", by="olga")
+        log.prepare("e", plan("take it back"))
+        vote(log, request=number)
+        assert log.refusal is None
+        log.finish(log.start("e", plan("take it back")), "failed" if number == 2 else "succeeded")
+    assert log.states["e"].status == "rolled_back"
+    assert log.audited()[1] == []
+
+
+@pytest.mark.parametrize(("begins", "run", "told"), [(0, 0, True), (0, -1, True), (5, 4, False), (5, 5, True)])
+def test_a_start_of_an_execution_that_nobody_requested_is_found(log, begins, run, told):
+    named = {"tenant": "default", "execution_id": "ghost", "run": run, "step": 0, "phase": "apply", "attempt": 1}
+    given = {"command_id": command_id("ghost", run, 0, "apply", 1), "at": log.now, "worker": "w", **named}
+    log.finish(log.tell(StepStarted(**given, plan=plan(), lease_until=log.now + LEASE)))
+    found = []
+    fold = PartitionFold(Position(0, begins, begins), {"default": 0}, found.append)
+    for number, record in enumerate(log.records):
+        fold.feed(LogRecord(begins + number, 0, *record))
+    assert [(one.offset, one.rule) for one in found] == ([(begins, "not_requested")] if told else [])
+
+
+@pytest.mark.parametrize(("run", "told"), [(-1, True), (0, False), (4, True), (999, True)])
+def test_a_start_of_a_run_that_nobody_requested_is_found(log, run, told):
+    log.request("e")
+    log.succeed("e")
+    log.seconds += 26 * 3600
+    log.request("e", ASKS)
+    named = {"run": run, "command_id": command_id("e", run, 0, "apply", 1)}
+    forced_start(log, **named)
+    assert log.audited()[1] == ([(4, "not_requested")] if told else [])
 
 
 def test_a_guards_verdict_asks_for_the_first_step_only(log):
