@@ -47,19 +47,25 @@ async def waiting(request: web.Request) -> web.Response:
     given = read_query(request, PARAMETERS)
     everything = truth("all", given["all"]) if "all" in given else False
     limit = whole_number("limit", given.get("limit", str(DEFAULT_LIMIT)), 1, MAX_LIMIT)
-    items: list[WaitingApproval] = []
-    if "execution_id" in given:
-        found = await parts.history.get(caller.tenant, given["execution_id"])
-        page = WaitingPage([] if found is None or found.waiting is None else [found], None)
-    else:
-        page = await parts.history.waiting(caller.tenant, limit=limit, cursor=given.get("cursor"))
+    cursor = given.get("cursor")
     for _ in range(MAX_PAGES):
+        page = await _page(parts, caller, given.get("execution_id"), limit, cursor)
         listed = [_waiting(execution, caller, parts) for execution in page.executions]
         items = [item for item in listed if item.may_decide or everything]
-        if items or page.next_cursor is None:
+        cursor = page.next_cursor
+        if items or cursor is None:
             break
-        page = await parts.history.waiting(caller.tenant, limit=limit, cursor=page.next_cursor)
-    return answer(WaitingList(items=items, next_cursor=page.next_cursor))
+    return answer(WaitingList(items=items, next_cursor=cursor))
+
+
+async def _page(
+    parts: WebParts, caller: Caller, execution_id: str | None, limit: int, cursor: str | None
+) -> WaitingPage:
+    """One page of what waits, or the one execution that is asked for."""
+    if execution_id is None:
+        return await parts.history.waiting(caller.tenant, limit=limit, cursor=cursor)
+    found = await parts.history.get(caller.tenant, execution_id)
+    return WaitingPage([] if found is None or found.waiting is None else [found], None)
 
 
 def _waiting(execution: Execution, caller: Caller, parts: WebParts) -> WaitingApproval:

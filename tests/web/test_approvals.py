@@ -202,6 +202,35 @@ async def test_pages_of_what_waits_and_one_by_its_id(web, world):
         assert (await list_waiting(web, query)).status == 400
 
 
+WAITING = {
+    (by, number): waits(approvers=[by], approval_timeout_minutes=20 + number)
+    for by in ("cho", "dan")
+    for number in range(13)
+}
+
+
+async def follow(web, limit):
+    """The ids on all pages, from the first to the one without a cursor."""
+    page = (await list_waiting(web, f"?limit={limit}")).body
+    ids = [item["execution_id"] for item in page["items"]]
+    while page["next_cursor"] is not None:
+        page = (await list_waiting(web, f"?limit={limit}&cursor={page['next_cursor']}")).body
+        ids += [item["execution_id"] for item in page["items"]]
+    return ids
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 20])
+@pytest.mark.parametrize("total", [1, 5, 6, 7, 11, 13])
+async def test_following_the_cursors_shows_each_request_of_the_caller_once(web, world, total, limit):
+    places = range(total)
+    for mine in [{place} for place in places] + [set(), set(places), set(places[::2]), {0, total - 1}]:
+        for number in places:
+            told = WAITING["cho" if number in mine else "dan", number]
+            request = told.state.request.model_copy(update={"execution_id": f"e{number}"})
+            world.history.executions[f"e{number}"] = told.state.now(request=request)
+        assert await follow(web, limit) == [f"e{number}" for number in sorted(mine)]
+
+
 async def test_the_groups_of_a_token_are_those_of_the_decision(world, web, holds, token):
     holds(waits(approvers=["group:sre"]))
     assert (await decide(web)).status == 409
