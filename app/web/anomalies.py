@@ -21,7 +21,7 @@ async def publish(request: web.Request) -> web.Response:
     """Take one event, or ``{"events": […]}``; all or none."""
     body = await read_object(request)
     many = set(body) == {"events"}
-    given = checked_list("events", body["events"]) if many else [body]
+    given = _checked(body["events"]) if many else [body]
     taken, problems = read_events(
         request, [(f"events[{place}]" if many else "", one) for place, one in enumerate(given)]
     )
@@ -31,10 +31,10 @@ async def publish(request: web.Request) -> web.Response:
     return answer(PublishedAnomalies(anomaly_ids=[anomaly.anomaly_id for anomaly in taken]), 202)
 
 
-def checked_list(name: str, given: Any) -> list[Any]:
-    """A list of 1 to 500; raises Refused."""
+def _checked(given: Any) -> list[Any]:
+    """A list of 1 to 500 events; raises Refused."""
     if not isinstance(given, list) or not 1 <= len(given) <= MAX_EVENTS:
-        raise Refused([Problem(name, f"must be a list of 1 to {MAX_EVENTS}")])
+        raise Refused([Problem("events", f"must be a list of 1 to {MAX_EVENTS}")])
     return given
 
 

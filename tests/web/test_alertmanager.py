@@ -71,6 +71,40 @@ async def test_resolved_alerts_are_counted_and_not_published(web, world):
     assert len(world.log.anomalies) == 1
 
 
+def numbered(count, **fields):
+    return [{**ALERT, "fingerprint": f"f{number}", **fields} for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [500, 501, 1700])
+async def test_a_storm_is_taken_whole(web, world, count):
+    answer = await send(web, *numbered(count))
+    assert (answer.status, answer.body["ignored"], answer.body["problems"]) == (202, 0, [])
+    ids = [f"f{number}/{ALERT['startsAt']}" for number in range(count)]
+    assert answer.body["anomaly_ids"] == [anomaly.anomaly_id for anomaly, _ in world.log.anomalies] == ids
+
+
+async def test_resolved_alerts_keep_no_firing_one_back_however_many_they_are(web, world):
+    answer = await send(web, *numbered(500, status="resolved"), {**ALERT, "fingerprint": "new"})
+    assert (answer.status, answer.body["ignored"]) == (202, 500)
+    assert answer.body["anomaly_ids"] == [anomaly.anomaly_id for anomaly, _ in world.log.anomalies]
+    assert len(world.log.anomalies) == 1
+
+
+async def test_a_notification_larger_than_a_body_may_be_is_a_413(serve, world):
+    answer = await send(await serve(world.parts(max_body_bytes=64 * 1024)), *numbered(500))
+    assert (answer.status, world.log.anomalies) == (413, [])
+
+
+async def test_in_a_storm_too_one_that_cannot_be_taken_keeps_none_back(web, world, caplog):
+    bare = [{**one, "labels": {"alertname": "NoService"}} for one in numbered(600)]
+    answer = await send(web, *bare, ALERT)
+    assert (answer.status, answer.body["anomaly_ids"]) == (202, [f"f1/{ALERT['startsAt']}"])
+    paths = [one["path"] for one in answer.body["problems"]]
+    assert paths == [f"alerts[{place}].service_id" for place in range(50)]
+    (record,) = [one for one in caplog.records if one.message == "alerts_refused"]
+    assert (record.refused, len(record.problems)) == (600, 50)
+
+
 async def test_one_that_cannot_be_taken_does_not_keep_the_others_back(web, world, caplog):
     bare = {**ALERT, "labels": {"alertname": "NoService"}}
     answer = await send(web, bare, ALERT)
@@ -93,6 +127,14 @@ async def test_what_is_no_list_of_alerts_is_refused(web, alerts):
     body = {"alerts": alerts}
     answer = await web.call("POST", "/api/v1/webhooks/alertmanager", body, roles=["publisher"])
     assert (answer.status, answer.body["problems"][0]["path"][:6]) == (400, "alerts")
+
+
+async def test_what_is_no_alert_is_named_and_keeps_none_back(web, world):
+    answer = await send(web, 5, {"status": "firing"}, ALERT, {"labels": []}, {"labels": {"job": "j"}})
+    assert (answer.status, len(world.log.anomalies)) == (202, 1)
+    problems = [(one["path"], one["message"]) for one in answer.body["problems"]]
+    assert problems[:3] == [(f"alerts[{place}]", "must be an object with labels") for place in (0, 1, 3)]
+    assert problems[3][0] == "alerts[4].metric_name"
 
 
 async def test_it_belongs_to_the_callers_tenant(web, world):
