@@ -9,13 +9,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 Kind = Literal["kubernetes", "http", "shell", "slack", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_DEDUP_WINDOW_S = 366 * 24 * 3600.0  # as app/core/events.py, which takes more for so much
-MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash, as one of decisions is here
 
 
 class Group(BaseModel):
     """A group of settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class KafkaSettings(Group):
@@ -178,6 +178,16 @@ class ApprovalSettings(Group):
     signing_keys: dict[str, SecretStr] = Field(default_factory=dict)
     trust_topic: bool = False
 
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        """Anybody could sign with an empty key, and guess a short one."""
+        keys = self.signing_keys.items()
+        short = [repr(key_id) for key_id, key in keys if len(key.get_secret_value().encode()) < MIN_SECRET_BYTES]
+        if short:
+            named = f"the secret of {', '.join(short)} in signing_keys is shorter than {MIN_SECRET_BYTES} bytes"
+            raise ValueError(f"{named}: make a longer one, as with `openssl rand -base64 32`")
+        return self
+
 
 class LimitSettings(Group):
     """Limits pinned into every execution that is requested.
@@ -232,7 +242,12 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RUNBOOKS_", env_nested_delimiter="__", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="RUNBOOKS_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may hold secrets
     )
 
     data_dir: Path = Path(".run")
