@@ -181,7 +181,7 @@ class Keys:
             return "", None
         try:
             parsed = jwt.PyJWK(key)
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, TypeError, ValueError):  # PyJWT looks fields up that may be no text
             return kid, None
         algorithm = str(key.get("alg") or parsed.algorithm_name)
         if algorithm not in ALGORITHMS or not _strong(parsed.key):

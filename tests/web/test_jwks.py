@@ -217,6 +217,8 @@ async def test_keys_that_are_no_public_signing_keys_are_left_out(let_in, key_ser
         public(rsa_key, "other algorithm", "RS256", alg="RS512"),
         {"kty": "RSA", "kid": "broken", "n": "x", "alg": "RS256"},
         {"kty": "?", "kid": "unknown kind"},
+        public(rsa_key, "algorithms", "RS256", alg=["RS256"]),
+        public(ec_key, "algorithm of fields", "ES256", alg={"name": "ES256"}),
         private,
         secret,
         {name: value for name, value in public(rsa_key, "", "RS256").items() if name != "kid"},
@@ -225,6 +227,8 @@ async def test_keys_that_are_no_public_signing_keys_are_left_out(let_in, key_ser
     for kid, key, algorithm in [
         ("for encryption", rsa_key, "RS256"),
         ("other algorithm", rsa_key, "RS512"),
+        ("algorithms", rsa_key, "RS256"),
+        ("algorithm of fields", ec_key, "ES256"),
         ("private", ec_key, "ES256"),
         ("oct", "s" * 32, "HS256"),
     ]:
