@@ -6,6 +6,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app.web.auth import auth_middleware
+from app.web.keys import Keys
 from app.web.openapi import describe
 from app.web.operations import (
     DESCRIPTION,
@@ -28,8 +29,10 @@ from app.web.slack import DESK, open_desk
 def build_web(parts: WebParts) -> web.Application:
     """The application over its ports; nothing listens before it is run."""
     required = {route.name: route.roles for route in ROUTES}
-    middlewares = [watched(parts.registry), guarded, problems_middleware, auth_middleware(parts.tokens, required)]
+    keys = Keys(parts.tokens)
+    middlewares = [watched(parts.registry), guarded, problems_middleware, auth_middleware(keys, required)]
     application = web.Application(middlewares=middlewares, client_max_size=parts.max_body_bytes)
+    application.on_cleanup.append(lambda _: keys.stop())
     application[PARTS] = parts
     application[READINESS], application[REGISTRY] = parts.readiness, parts.registry
     application[WARNINGS] = parts.warnings

@@ -6,8 +6,7 @@ not: the scheme must be exactly ``Bearer``; routes are public by name, not by a 
 """
 
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,7 +14,6 @@ from aiohttp import web
 
 from app.core.anomaly import TENANT_PATTERN
 from app.web.keys import Keys, TokenRefused
-from app.web.parts import TokenRules
 from app.web.problems import ApiProblem, Handler
 
 Role = Literal["viewer", "operator", "approver", "author", "publisher", "admin"]
@@ -46,14 +44,12 @@ def caller_of(request: web.Request) -> Caller:
     return request[CALLER]
 
 
-def auth_middleware(
-    rules: TokenRules, required: Mapping[str, tuple[Role, ...]], monotonic: Callable[[], float] = time.monotonic
-) -> Any:
+def auth_middleware(keys: Keys, required: Mapping[str, tuple[Role, ...]]) -> Any:
     """The middleware.
 
-    required: by a route's name the roles of which one is needed; empty is public. A route that is not in it breaks.
+    keys: whoever made them stops them, too. required: by a route's name the roles of which one is needed; empty is
+    public. A route that is not in it breaks.
     """
-    keys = Keys(rules, monotonic)
 
     @web.middleware
     async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:

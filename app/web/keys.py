@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import BaseModel
 
+from app.ending import cancelled
 from app.web.parts import TokenRules
 from app.web.problems import ApiProblem
 
@@ -26,6 +27,7 @@ ALGORITHMS = frozenset({"RS256", "ES256"})
 MIN_RSA_BITS = 2048
 FRESH_S = 300.0  # a key that was withdrawn is let in no longer than this
 KEPT_S = 3600.0  # the same while the JWKS cannot be fetched
+GRACE_S = 0.5  # how long a call whose key is known waits for newer ones, where the server answered the last time
 PAUSE_S = 30.0  # from one fetch to the next, however many unknown keys are named
 RETRY_S = 2.0  # the same after one that failed
 JWKS_TIMEOUT_S = 5.0
@@ -119,10 +121,16 @@ class Keys:
         self._by_kid: dict[str, Verifier] = {}
         self._next_at = float("-inf")
         self._fetched_at = float("-inf")
-        self._fetching = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
+        self._answers = True
         self._secret = None if rules.secret is None else Verifier(rules.secret, "HS256", rules)
         # The library logs a traceback for every token that does not hold: anyone could flood the log with them.
         logging.getLogger("aiohttp_jwt.middleware").setLevel(logging.CRITICAL)
+
+    async def stop(self) -> None:
+        """End a fetch that is under way."""
+        if self._fetching is not None:
+            await cancelled(self._fetching)
 
     async def verifier_for(self, token: str) -> Verifier:
         """What verifies this token.
@@ -141,8 +149,10 @@ class Keys:
     async def _by_name(self, kid: object) -> Verifier | None:
         if not isinstance(kid, str):
             return None
-        if kid not in self._by_kid or self._age_s() > FRESH_S:
-            await self._refresh()
+        if kid not in self._by_kid or self._age_s() > KEPT_S:
+            await self._newer_keys(None)
+        elif self._age_s() > FRESH_S:
+            await self._newer_keys(GRACE_S if self._answers else 0.0)
         if self._age_s() > KEPT_S:
             raise ApiProblem(503, "the keys that tokens are checked with cannot be fetched")
         return self._by_kid.get(kid)
@@ -150,19 +160,36 @@ class Keys:
     def _age_s(self) -> float:
         return self._monotonic() - self._fetched_at
 
-    async def _refresh(self) -> None:
-        """Fetch the key set, at most once in 30 s; what was fetched before stays when it cannot be had."""
-        async with self._fetching:
+    async def _newer_keys(self, within_s: float | None) -> None:
+        """Wait for the fetch that is under way, or a new one where one is due: calls share it, and it outlives them.
+
+        within_s: how long is waited at most; None is until it has ended.
+        """
+        if self._fetching is None or self._fetching.done():
             if self._monotonic() < self._next_at:
                 return
-            try:
-                self._by_kid = await self._fetch()
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                self._next_at = self._monotonic() + RETRY_S
-                logger.warning("jwks_not_fetched", extra={"error": repr(error)})
-            else:
-                self._fetched_at = self._monotonic()
-                self._next_at = self._fetched_at + PAUSE_S
+            self._fetching = asyncio.create_task(self._refresh(), name="jwks")
+        _, pending = await asyncio.wait({self._fetching}, timeout=within_s)
+        if pending:
+            self._answers = False
+
+    async def _refresh(self) -> None:
+        """Fetch the key set; what was fetched before stays when it cannot be had.
+
+        Raises nothing: there may be no call that waits for it.
+        """
+        try:
+            self._by_kid = await self._fetch()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self._answers = False
+            logger.warning("jwks_not_fetched", extra={"error": repr(error)})
+        except Exception:
+            self._answers = False
+            logger.exception("jwks_not_understood")
+        else:
+            self._answers = True
+            self._fetched_at = self._monotonic()
+        self._next_at = self._monotonic() + (PAUSE_S if self._answers else RETRY_S)
 
     async def _fetch(self) -> dict[str, Verifier]:
         timeout = aiohttp.ClientTimeout(total=JWKS_TIMEOUT_S)

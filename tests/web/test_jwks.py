@@ -1,18 +1,23 @@
 """Keys of a JWKS: RS256 and ES256, rotation, unknown keys, and a server that does not answer."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import jwt
 import pytest
 from aiohttp import web as aiohttp_web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from waiting import until
 
+from app.web.app import build_web
 from app.web.auth import auth_middleware, caller_of
+from app.web.keys import GRACE_S, Keys
 from app.web.parts import TokenRules
 from app.web.problems import problems_middleware
 
@@ -41,16 +46,19 @@ def signed(key, kid, algorithm, **claims):
 
 
 class KeyServer:
-    """Serves a key set, counts who asks, and can fail."""
+    """Serves a key set, counts who asks, and can fail; it hangs while answers is not set."""
 
     def __init__(self) -> None:
         self.keys = []
         self.asked = 0
         self.body: bytes | None = None
         self.status = 200
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def serve(self, _):
         self.asked += 1
+        await self.answers.wait()
         body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body
         return aiohttp_web.Response(body=body, status=self.status, content_type="application/json")
 
@@ -74,19 +82,25 @@ def key_server():
 
 
 @pytest.fixture
-async def let_in(aiohttp_server, aiohttp_client, key_server, clock):
+async def rules(aiohttp_server, key_server):
+    """Those of an API that asks the key server."""
+    application = aiohttp_web.Application()
+    application.router.add_get("/jwks", key_server.serve)
+    served = await aiohttp_server(application)
+    yield TokenRules(jwks_url=str(served.make_url("/jwks")), audience="us", leeway_s=30)
+    key_server.answers.set()
+
+
+@pytest.fixture
+async def let_in(aiohttp_client, rules, clock):
     """The status that a token gets from an application that asks the key server."""
-    keys = aiohttp_web.Application()
-    keys.router.add_get("/jwks", key_server.serve)
-    served = await aiohttp_server(keys)
-    rules = TokenRules(jwks_url=str(served.make_url("/jwks")), audience="us", leeway_s=30)
+    keys = Keys(rules, clock)
 
     async def who(request):
         return aiohttp_web.Response(text=caller_of(request).subject)
 
-    guarded = aiohttp_web.Application(
-        middlewares=[problems_middleware, auth_middleware(rules, {"who": ("viewer",)}, clock)]
-    )
+    guarded = aiohttp_web.Application(middlewares=[problems_middleware, auth_middleware(keys, {"who": ("viewer",)})])
+    guarded.on_cleanup.append(lambda _: keys.stop())
     guarded.router.add_get("/who", who, name="who")
     client = await aiohttp_client(guarded)
 
@@ -204,6 +218,66 @@ async def test_known_keys_outlast_an_outage_for_an_hour(let_in, key_server, rsa_
     assert key_server.asked == 2
     clock.seconds += 200
     assert await let_in(signed(rsa_key, "r", "RS256")) == 503
+
+
+async def test_calls_go_on_with_the_keys_they_know_while_the_server_hangs(let_in, key_server, rsa_key, clock):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    token = signed(rsa_key, "r", "RS256")
+    assert await let_in(token) == 200
+    clock.seconds += 301
+    key_server.answers.clear()
+    async with asyncio.timeout(2):
+        assert await let_in(token) == 200  # after a moment: the server may answer, and have withdrawn the key
+    async with asyncio.timeout(2):
+        for _ in range(round(3 / GRACE_S)):
+            assert await let_in(token) == 200
+        assert await asyncio.gather(*(let_in(token) for _ in range(20))) == [200] * 20
+    assert key_server.asked == 2
+    key_server.keys = []
+    key_server.answers.set()
+    await until(lambda: gives(let_in, token, 401))
+    assert key_server.asked == 2
+
+
+async def test_a_key_that_is_not_known_is_waited_for_and_fetched_once_for_all(let_in, key_server, rsa_key, clock):
+    key_server.keys = [public(rsa_key, "old", "RS256")]
+    assert await let_in(signed(rsa_key, "old", "RS256")) == 200
+    key_server.keys.append(public(rsa_key, "new", "RS256"))
+    clock.seconds += 31
+    key_server.answers.clear()
+    calls = [asyncio.create_task(let_in(signed(rsa_key, "new", "RS256"))) for _ in range(5)]
+    await until(lambda: is_asked(key_server, 2))
+    async with asyncio.timeout(2):
+        assert await let_in(signed(rsa_key, "old", "RS256")) == 200
+    assert not any(call.done() for call in calls)
+    key_server.answers.set()
+    assert await asyncio.gather(*calls) == [200] * 5
+    assert key_server.asked == 2
+
+
+async def test_an_api_that_stops_ends_the_fetch_under_way(world, rules, key_server, rsa_key):
+    key_server.answers.clear()
+    runner = aiohttp_web.AppRunner(build_web(world.parts(tokens=rules)), shutdown_timeout=0.1)
+    await runner.setup()
+    await aiohttp_web.TCPSite(runner, "127.0.0.1", 0).start()
+    headers = {"Authorization": f"Bearer {signed(rsa_key, 'r', 'RS256')}"}
+    async with aiohttp.ClientSession() as session:
+        url = "http://{}:{}/api/v1/runbooks".format(*runner.addresses[0])
+        call = asyncio.create_task(session.get(url, headers=headers))
+        await until(lambda: is_asked(key_server, 1))
+        (fetching,) = [task for task in asyncio.all_tasks() if task.get_name() == "jwks"]
+        await runner.cleanup()
+        assert fetching.cancelled()
+        with pytest.raises(aiohttp.ClientError):
+            await call
+
+
+async def gives(let_in, token, status):
+    return await let_in(token) == status
+
+
+async def is_asked(key_server, times):
+    return key_server.asked == times
 
 
 async def test_keys_that_are_no_public_signing_keys_are_left_out(let_in, key_server, rsa_key, ec_key):
