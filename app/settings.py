@@ -40,6 +40,8 @@ class ApiSettings(Group):
     """The HTTP API.
 
     jwt_secret: HS256, at least 32 bytes. jwks_url: RS256 or ES256 keys instead; the two exclude each other.
+    jwt_audience: what a token's ``aud`` must be, or name among others; None refuses tokens that have one.
+    jwt_issuer: what ``iss`` must be; None looks at none. jwt_leeway_s: how far clocks may differ, in seconds.
     """
 
     host: str = "127.0.0.1"

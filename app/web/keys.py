@@ -44,6 +44,10 @@ class TokenRefused(Exception):
     """A token that does not hold."""
 
 
+class AudienceUnset(TokenRefused):
+    """A token that holds but for its audience, where no audience is set."""
+
+
 class _Presented(dict[str, Any]):
     """A token as aiohttp-jwt wants to see it: in a request, of which it reads no more than this.
 
@@ -82,7 +86,9 @@ class Verifier:
         try:
             return await self._claims(token)
         except (web.HTTPException, jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise TokenRefused("the token does not hold") from error
+            of_audience = any(isinstance(one, jwt.InvalidAudienceError) for one in (error, error.__context__))
+            refused = AudienceUnset if of_audience and self._rules.audience is None else TokenRefused
+            raise refused("the token does not hold") from error
 
     async def _claims(self, token: str) -> dict[str, Any]:
         presented = _Presented(token)
@@ -123,6 +129,7 @@ class Keys:
         self._fetched_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
         self._answers = True
+        self._told_of_audience = False
         self._secret = None if rules.secret is None else Verifier(rules.secret, "HS256", rules)
         # The library logs a traceback for every token that does not hold: anyone could flood the log with them.
         logging.getLogger("aiohttp_jwt.middleware").setLevel(logging.CRITICAL)
@@ -132,7 +139,22 @@ class Keys:
         if self._fetching is not None:
             await cancelled(self._fetching)
 
-    async def verifier_for(self, token: str) -> Verifier:
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token that a key of ours has signed.
+
+        Raises TokenRefused, ApiProblem when the keys cannot be had.
+        """
+        verifier = await self._verifier_for(token)
+        try:
+            return await verifier.claims(token)
+        except AudienceUnset:
+            if not self._told_of_audience:  # once: every token of an issuer that names audiences comes to this
+                self._told_of_audience = True
+                said = "tokens with an aud are refused: set RUNBOOKS_API__JWT_AUDIENCE to what they name"
+                logger.warning("token_audience_unset", extra={"error": said})
+            raise
+
+    async def _verifier_for(self, token: str) -> Verifier:
         """What verifies this token.
 
         Raises TokenRefused when no key of ours can have signed it, ApiProblem when the keys cannot be had.

@@ -169,9 +169,11 @@ class ProjectionPort(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """Who is let in: an HS256 secret, or the URL of a JWKS; audience and issuer are checked where given.
+    """Who is let in: an HS256 secret, or the URL of a JWKS.
 
-    secret: 32 bytes or more. leeway_s: how far the clocks of the issuer and of this machine may differ, in seconds.
+    secret: 32 bytes or more. audience: what a token's ``aud`` must be, or name among others; None refuses tokens that
+    have an ``aud``, as nobody knows that they are for us (RFC 7519 section 4.1.3). issuer: what ``iss`` must be; None
+    looks at none. leeway_s: how far the clocks of the issuer and of this machine may differ, in seconds.
     Raises ConfigurationError when neither or both are given, or when the secret is too short.
     """
 

@@ -61,6 +61,14 @@ async def test_another_audience_or_issuer_is_refused(strict, token, claims):
     assert await status(strict, named(token, **claims)) == 401
 
 
+async def test_without_an_audience_a_token_for_somebody_is_refused_and_the_log_says_what_to_set(web, token, caplog):
+    for _ in range(2):
+        answer = await web.plain("GET", PATH, {"Authorization": f"Bearer {token(aud='us')}"})
+        assert (answer.status, answer.body["detail"]) == (401, "the token does not hold")
+    (told,) = [one for one in caplog.records if one.message == "token_audience_unset"]
+    assert "RUNBOOKS_API__JWT_AUDIENCE" in told.error
+
+
 @pytest.mark.parametrize(
     "claims",
     [

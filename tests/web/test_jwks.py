@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -17,7 +18,7 @@ from waiting import until
 
 from app.web.app import build_web
 from app.web.auth import auth_middleware, caller_of
-from app.web.keys import GRACE_S, Keys
+from app.web.keys import GRACE_S, Keys, TokenRefused
 from app.web.parts import TokenRules
 from app.web.problems import problems_middleware
 
@@ -133,6 +134,36 @@ async def test_claims_are_checked_as_with_a_secret(let_in, key_server, rsa_key):
     assert await let_in(signed(rsa_key, "r", "RS256", exp=past - timedelta(seconds=60))) == 401
     assert await let_in(signed(rsa_key, "r", "RS256", exp=past - timedelta(seconds=20), aud="others")) == 401
     assert await let_in(signed(rsa_key, "r", "RS256", aud="others")) == 401
+
+
+@pytest.mark.parametrize("ends_in_s", [300, -20])
+async def test_where_no_audience_is_set_the_log_says_once_why_tokens_with_one_are_refused(
+    rules, key_server, rsa_key, clock, caplog, ends_in_s
+):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    keys = Keys(replace(rules, audience=None), clock)
+    ends = datetime.now(UTC) + timedelta(seconds=ends_in_s)
+    for aud in ("us", ["us", "them"], "us"):
+        with pytest.raises(TokenRefused, match=r"^the token does not hold$"):
+            await keys.claims(signed(rsa_key, "r", "RS256", aud=aud, exp=ends))
+        clock.seconds += 400  # each set of keys has checks of its own
+    said = "tokens with an aud are refused: set RUNBOOKS_API__JWT_AUDIENCE to what they name"
+    assert [(one.message, one.error) for one in caplog.records] == [("token_audience_unset", said)]
+    assert (await keys.claims(signed(rsa_key, "r", "RS256", aud=None, iss="anybody")))["sub"] == "ann"
+
+
+@pytest.mark.parametrize("audience", ["us", None])
+async def test_the_log_tells_nothing_of_tokens_that_do_not_hold_for_another_reason(
+    rules, key_server, rsa_key, audience, caplog
+):
+    key_server.keys = [public(rsa_key, "r", "RS256")]
+    keys = Keys(replace(rules, audience=audience))
+    stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    ended = {"exp": datetime.now(UTC) - timedelta(seconds=60)}
+    for key, claims in ((stranger, {}), (rsa_key, ended), (rsa_key, {"aud": "others"} if audience else ended)):
+        with pytest.raises(TokenRefused):
+            await keys.claims(signed(key, "r", "RS256", **claims))
+    assert caplog.records == []
 
 
 async def test_a_key_checks_its_own_algorithm_only(let_in, key_server, rsa_key, ec_key):
