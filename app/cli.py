@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from app.calling import call as _call
 from app.collecting import collect_rarely
-from app.core.errors import RunbooksError
+from app.core.errors import NotAcknowledged, RunbooksError
 from app.late_commands import LateGroup
 from app.printing import complain, say, say_json
 from app.settings import Settings
@@ -253,7 +253,12 @@ def pause_everybody(name: str, reason: Reason = "", window: Window = None) -> No
     from app import operating
     from app.wiring import connection_of
 
-    place = asyncio.run(operating.pause_everybody(connection_of(_kafka(None)), name, reason, _window(window)))
+    try:
+        place = asyncio.run(operating.pause_everybody(connection_of(_kafka(None)), name, reason, _window(window)))
+    except NotAcknowledged as error:
+        raise RunbooksError(f"perhaps nothing was paused: {error}; pause again, it does no harm") from error
+    except RunbooksError as error:
+        raise RunbooksError(f"nothing was paused: {error}") from error
     print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
 
 

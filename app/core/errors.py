@@ -15,6 +15,7 @@ RunbooksError
     ├── PermanentError        trying again cannot help
     │   └── Drifted           what an inverse would take back is no longer as this execution left it
     ├── TemporaryError        trying again may help, after delay_s
+    │   └── NotAcknowledged   a record that was sent to Kafka, and may stand there or not
     └── OutcomeUnknown        sent, and not known whether it took effect
 """
 
@@ -122,6 +123,10 @@ class TemporaryError(ActionError):
         """Keep the message and the delay."""
         super().__init__(message)
         self.delay_s = delay_s
+
+
+class NotAcknowledged(TemporaryError):
+    """A record was sent to Kafka, and nobody said that it stands there: it may, or it may not."""
 
 
 class OutcomeUnknown(ActionError):

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from faust.types.auth import AuthProtocol, SASLMechanism
+
+from app.core.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,13 @@ class KafkaConnection:
                 "sasl_plain_password": self.password,
             }
         return arguments
+
+    def not_made(self, error: KafkaError) -> ConfigurationError:
+        """What to say when it could not be made: where no broker answers, or what the one that does refuses."""
+        if isinstance(error, KafkaConnectionError):
+            said = f"no Kafka broker answers at {self.bootstrap_servers}: check RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS"
+            return ConfigurationError(said)
+        return ConfigurationError(f"the Kafka broker at {self.bootstrap_servers} refuses: {error!r}")
 
     def faust_arguments(self) -> dict[str, Any]:
         """Keyword arguments for the Faust application."""

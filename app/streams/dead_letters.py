@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from app.clients.kafka import Consumer, time_of
-from app.core.errors import RunbooksError
+from app.core.errors import RunbooksError, TemporaryError
 from app.streams.connection import KafkaConnection
 from app.streams.topics import DEAD_LETTERS
 
@@ -79,11 +80,19 @@ class DeadLetters:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls, connection: KafkaConnection) -> AsyncIterator[Self]:
-        """Through a consumer of its own, while it lasts."""
+        """Through a consumer of its own, while it lasts.
+
+        Raises ConfigurationError when no broker answers, TemporaryError when it stops answering.
+        """
         consumer = Consumer(**connection.client_arguments())
         try:
             await consumer.start()
+        except KafkaError as error:
+            raise connection.not_made(error) from error
+        try:
             yield cls(consumer)
+        except KafkaError as error:
+            raise TemporaryError(f"{DEAD_LETTERS} cannot be read: {error!r}") from error
         finally:
             await consumer.stop()
 

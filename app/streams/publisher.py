@@ -8,10 +8,16 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, OutOfOrderSequenceNumber, ProducerClosed, ProducerFenced
+from aiokafka.errors import (
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.structs import RecordMetadata
 
-from app.core.errors import RecordTooLarge, TemporaryError
+from app.core.errors import NotAcknowledged, RecordTooLarge, TemporaryError
 from app.streams.connection import KafkaConnection
 
 DELIVERY_TIMEOUT_MS = 60_000
@@ -30,6 +36,7 @@ class Publisher:
     def __init__(self, connection: KafkaConnection, client_id: str, limits: Mapping[str, int] | None = None) -> None:
         """Build it; ``start`` connects. limits: by topic, the bytes that the broker takes in one record."""
         self.on_failure: Callable[[BaseException], None] = lambda _: None
+        self._connection = connection
         self._limits = dict(limits or {})
         self._producer = AIOKafkaProducer(
             **connection.client_arguments(),
@@ -42,8 +49,15 @@ class Publisher:
         )
 
     async def start(self) -> None:
-        """Connect."""
-        await self._producer.start()
+        """Connect.
+
+        Raises ConfigurationError when no broker answers, or the one that does refuses.
+        """
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise self._connection.not_made(error) from error
 
     async def stop(self) -> None:
         """Send what is buffered and disconnect."""
@@ -95,13 +109,15 @@ class Publisher:
     ) -> RecordMetadata:
         """Send one record and wait until the broker has it.
 
-        Raises TemporaryError, RecordTooLarge.
+        Raises what ``send`` does, and NotAcknowledged when the record may stand there all the same.
         """
         delivery = await self.send(topic, value, key=key, headers=headers)
         try:
             return await asyncio.shield(delivery)
+        except TopicAuthorizationFailedError as error:
+            raise TemporaryError(f"Kafka did not take a record for {topic}: {error!r}") from error
         except KafkaError as error:
-            raise TemporaryError(f"Kafka did not acknowledge a record for {topic}: {error!r}") from error
+            raise NotAcknowledged(f"Kafka did not acknowledge a record for {topic}: {error!r}") from error
 
 
 def _is_dead(error: KafkaError) -> bool:

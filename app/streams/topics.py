@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 from aiokafka.partitioner import DefaultPartitioner
 
 from app.core.errors import ConfigurationError
@@ -109,12 +109,9 @@ async def ensure_topics(connection: KafkaConnection, specs: tuple[TopicSpec, ...
     admin = AIOKafkaAdminClient(**connection.client_arguments())
     try:
         await admin.start()
-    except KafkaConnectionError as error:
+    except KafkaError as error:
         await admin.close()
-        where = connection.bootstrap_servers
-        raise ConfigurationError(
-            f"no Kafka broker answers at {where}: check RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS"
-        ) from error
+        raise connection.not_made(error) from error
     try:
         missing, wrong = await missing_and_wrong(admin, specs)
         if create and missing and not wrong:
