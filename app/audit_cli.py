@@ -28,6 +28,7 @@ from app.printing import complain, say, say_json
 from app.settings import Settings
 from app.streams.connection import KafkaConnection
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
+from app.whereabouts import kafka_settings
 from app.wiring import connection_of, now
 
 audit_cli = typer.Typer(no_args_is_help=True, help="Check the log, and what was made of it; ask what it says.")
@@ -137,7 +138,7 @@ async def _replay(as_of: str, tenant: str, execution: str | None) -> Replayed:
 
 
 async def _rebuild(settings: Settings, folder: Path) -> Drilled:
-    kafka = settings.kafka
+    kafka = kafka_settings()
     engine = await open_to_read(settings.history_url)
     try:
         table = changelog_name(kafka.group_id, "executions")
@@ -166,13 +167,13 @@ def show_progress(progress: Progress) -> None:
 
 
 def _connection() -> KafkaConnection:
-    return connection_of(Settings().kafka)
+    return connection_of(kafka_settings())
 
 
 async def _verify(
     settings: Settings, checkpoint: Path | None, anchors: tuple[list[Path] | None, Path | None], *, log_only: bool
 ) -> Result:
-    kafka, signed = settings.kafka, _signed(*anchors)
+    kafka, signed = kafka_settings(), _signed(*anchors)
     engine = None if log_only else await open_to_read(settings.history_url)
     table = None if log_only else changelog_name(kafka.group_id, "executions")
     try:

@@ -1,7 +1,6 @@
 """Commands that ask what a definition would have done, and why nothing was."""
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -20,8 +19,9 @@ from app.core.backtest_report import Question
 from app.core.errors import RunbooksError
 from app.core.model import Instant
 from app.printing import say, say_json
-from app.settings import KafkaSettings, Settings
+from app.settings import Settings
 from app.streams.backtesting import Backtester, Progress
+from app.whereabouts import kafka_settings
 from app.wiring import connection_of, limits_of, read_definition
 
 backtest_cli = typer.Typer()
@@ -49,8 +49,7 @@ def backtest(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Show what a definition would have done with the recorded anomalies, beside what was done; nothing is started."""
-    settings, now = Settings(), datetime.now(UTC)
-    kafka = _kafka(settings)
+    kafka, now = kafka_settings(), datetime.now(UTC)
     question = Question(
         tenant=tenant,
         runbook=read_definition(file),
@@ -59,7 +58,7 @@ def backtest(
         assume=None if assume_seconds is None else timedelta(seconds=assume_seconds),
         everything=everything,
     )
-    backtester = Backtester(connection_of(kafka), limits_of(settings), kafka.group_id)
+    backtester = Backtester(connection_of(kafka), limits_of(Settings()), kafka.group_id)
     collect_rarely()
     shown = asyncio.run(backtester.run(question, progress=Teller())).shown()
     if as_json:
@@ -183,8 +182,3 @@ def told(shown: dict[str, Any]) -> Iterator[str]:
 def _answer(answer: dict[str, Any]) -> str:
     parts = [answer["result"], f"({answer['guard']})" if answer["guard"] else "", answer["reason"]]
     return " ".join(part for part in parts if part)
-
-
-def _kafka(settings: Settings) -> KafkaSettings:
-    named = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    return settings.kafka if named is None else settings.kafka.model_copy(update={"bootstrap_servers": named})

@@ -25,6 +25,7 @@ from app.late_commands import LateGroup
 from app.printing import complain, say, say_json
 from app.settings import Settings
 from app.timelines import request_lines, timeline
+from app.whereabouts import kafka_settings, take_what_run_wrote
 
 if TYPE_CHECKING:
     from app.main import Worker
@@ -55,8 +56,8 @@ Window = Annotated[
 
 def main() -> None:
     """Run the command; an error of ours is one sentence and exit status 1."""
-    _take_development_tokens()
     try:
+        take_what_run_wrote()
         cli()
     except RunbooksError as error:
         complain(f"runbooks: {error}")
@@ -65,17 +66,6 @@ def main() -> None:
         problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
         complain("runbooks: the settings are wrong: " + "; ".join(problems))
         sys.exit(1)
-
-
-def _take_development_tokens() -> None:
-    """What ``runbooks run`` wrote for its own API, where nothing says which API is meant; of Kafka nothing."""
-    path = Path(os.environ.get("RUNBOOKS_DATA_DIR") or ".run") / "env"
-    if "API_URL" in os.environ or not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        name, _, value = line.partition("=")
-        if not name.startswith("RUNBOOKS_"):
-            os.environ.setdefault(name, value)
 
 
 @cli.command("run")
@@ -254,12 +244,13 @@ def pause_everybody(name: str, reason: Reason = "", window: Window = None) -> No
     from app.wiring import connection_of
 
     try:
-        place = asyncio.run(operating.pause_everybody(connection_of(_kafka(None)), name, reason, _window(window)))
+        connection = connection_of(kafka_settings())
+        place = asyncio.run(operating.pause_everybody(connection, name, reason, _window(window)))
     except NotAcknowledged as error:
         raise RunbooksError(f"perhaps nothing was paused: {error}; pause again, it does no harm") from error
     except RunbooksError as error:
         raise RunbooksError(f"nothing was paused: {error}") from error
-    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset} of {connection.bootstrap_servers}")
 
 
 @cli.command("resume-everybody")
@@ -268,8 +259,9 @@ def resume_everybody(name: str) -> None:
     from app import operating
     from app.wiring import connection_of
 
-    place = asyncio.run(operating.resume_everybody(connection_of(_kafka(None)), name))
-    print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+    connection = connection_of(kafka_settings())
+    place = asyncio.run(operating.resume_everybody(connection, name))
+    print(f"recorded at {place.topic}/{place.partition}/{place.offset} of {connection.bootstrap_servers}")
 
 
 def _window(given: str | None) -> dict[str, str]:
@@ -294,14 +286,16 @@ def pauses(url: Url, token: Token) -> None:
 @cli.command("publish-anomaly")
 def publish_anomaly(
     file: Annotated[Path, typer.Argument(help="A JSON file, - for standard input.")] = Path("-"),
-    bootstrap_servers: Annotated[str | None, typer.Option(envvar="KAFKA_BOOTSTRAP_SERVERS")] = None,
+    bootstrap_servers: Annotated[
+        str | None, typer.Option(help="host:port,…; none: RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS, or that of a make run.")
+    ] = None,
 ) -> None:
     """Publish anomaly events to Kafka: one JSON object, or one a line."""
     from app import operating
     from app.wiring import connection_of
 
     text = sys.stdin.read() if str(file) == "-" else file.read_text()
-    places = asyncio.run(operating.publish_anomalies(connection_of(_kafka(bootstrap_servers)), text))
+    places = asyncio.run(operating.publish_anomalies(connection_of(kafka_settings(bootstrap_servers)), text))
     for place in places:
         print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
 
@@ -325,7 +319,7 @@ def _topics(*, create: bool) -> list[str]:
     from app.streams.topics import ensure_topics, read_topics
     from app.wiring import connection_of
 
-    kafka = _kafka(os.environ.get("KAFKA_BOOTSTRAP_SERVERS"))
+    kafka = kafka_settings()
     specs = read_topics(kafka.topics_file, kafka.group_id)
     return asyncio.run(ensure_topics(connection_of(kafka), specs, create=create))
 
@@ -352,11 +346,6 @@ def schemas(folder: Path = Path("schemas")) -> None:
 
     for name, text in operating.schemas().items():
         (folder / name).write_text(text)
-
-
-def _kafka(bootstrap_servers: str | None) -> Any:
-    kafka = Settings().kafka
-    return kafka if bootstrap_servers is None else kafka.model_copy(update={"bootstrap_servers": bootstrap_servers})
 
 
 def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

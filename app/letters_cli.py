@@ -1,7 +1,6 @@
 """The commands ``runbooks dead-letters``: thin, like all commands."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -9,8 +8,8 @@ import typer
 
 from app import operating
 from app.printing import say, say_json
-from app.settings import KafkaSettings, Settings
 from app.streams.dead_letters import DeadLetters, Letter, told_time
+from app.whereabouts import kafka_settings
 from app.wiring import connection_of
 
 letters_cli = typer.Typer(no_args_is_help=True, help="Records that could not be read.")
@@ -27,7 +26,7 @@ def list_letters(
 
 
 async def _newest(limit: int) -> list[Letter]:
-    async with DeadLetters.opened(connection_of(_kafka())) as letters:
+    async with DeadLetters.opened(connection_of(kafka_settings())) as letters:
         return await letters.newest(limit)
 
 
@@ -38,7 +37,7 @@ def show(offset: Offset) -> None:
 
 
 async def _letter(offset: int) -> Letter:
-    async with DeadLetters.opened(connection_of(_kafka())) as letters:
+    async with DeadLetters.opened(connection_of(kafka_settings())) as letters:
         return await letters.letter(offset)
 
 
@@ -49,7 +48,7 @@ def requeue(
     again: Annotated[bool, typer.Option("--again", help="Also one that was requeued before.")] = False,
 ) -> None:
     """Put one record back on the topic it came from, and note that."""
-    place = asyncio.run(operating.requeue(_kafka(), offset, again=again))
+    place = asyncio.run(operating.requeue(kafka_settings(), offset, again=again))
     say(f"recorded at {place.topic}/{place.partition}/{place.offset}")
 
 
@@ -86,8 +85,3 @@ def as_shown(letter: Letter) -> Iterator[str]:
 
 def _text(given: bytes) -> str:
     return given.decode(errors="backslashreplace")
-
-
-def _kafka() -> KafkaSettings:
-    named, kafka = os.environ.get("KAFKA_BOOTSTRAP_SERVERS"), Settings().kafka
-    return kafka if named is None else kafka.model_copy(update={"bootstrap_servers": named})
