@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from app.calling import call
+from app.calling import address, call
 from app.collecting import collect_rarely
 from app.core.anomaly import DEFAULT_TENANT
 from app.core.backtest_report import Question
@@ -70,7 +69,7 @@ def backtest(
 @backtest_cli.command()
 def explain(anomaly_id: str, url: Url, token: Token) -> None:
     """Show why each runbook that is about an anomaly was started by it, or was not."""
-    found = call("GET", f"{url}/api/v1/anomalies/{quote(anomaly_id, safe='')}/decisions", token)
+    found = call("GET", address(url, "anomalies", anomaly_id, "decisions"), token)
     say(f"{found['anomaly_id']}: {found['service_id']}, {found['metric_name']}")
     for item in found["items"]:
         named = f", execution {item['execution_id']}" if item["execution_id"] else ""
@@ -85,8 +84,8 @@ def coverage(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,  # noqa: FBT002 - an option
 ) -> None:
     """Show which anomalies no runbook handles, and which runbooks never fire, are mostly rejected or do not help."""
-    start = quote(moment(since, datetime.now(UTC)).isoformat())
-    found = call("GET", f"{url}/api/v1/coverage?since={start}", token)
+    start = moment(since, datetime.now(UTC)).isoformat()
+    found = call("GET", address(url, "coverage", since=start), token)
     if as_json:
         say_json(found, indent=2)
     else:

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
 import orjson
 import typer
 import uvloop
 from pydantic import ValidationError
 
+from app.calling import address
 from app.calling import call as _call
 from app.collecting import collect_rarely
 from app.core.errors import NotAcknowledged, RunbooksError
@@ -124,7 +124,7 @@ def apply(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     from app.wiring import read_definitions
 
     for runbook in read_definitions(folder):
-        done = _call("PUT", f"{url}/api/v1/runbooks/{runbook.name}", token, runbook.content())
+        done = _call("PUT", address(url, "runbooks", runbook.name), token, runbook.content())
         say(f"{done['name']}: version {done['version']} is in force")
 
 
@@ -138,7 +138,7 @@ def execute(
 ) -> None:
     """Start a runbook by hand, or show what it would do."""
     body = {"runbook_name": name, "context": orjson.loads(context), **({"dry_run": True} if dry_run else {})}
-    item = _call("POST", f"{url}/api/v1/runbooks/execute", token, body)
+    item = _call("POST", address(url, "runbooks", "execute"), token, body)
     say(*(timeline(item) if "steps" in item else [f"execution {item['execution_id']} is requested"]))
 
 
@@ -151,8 +151,8 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show the latest executions."""
-    query = f"?limit={limit}" + (f"&service_id={service_id}" if service_id else "")
-    for item in _call("GET", f"{url}/api/v1/runbooks/history{query}", token)["items"]:
+    query = {"service_id": service_id} if service_id else {}
+    for item in _call("GET", address(url, "runbooks", "history", limit=limit, **query), token)["items"]:
         if as_json:
             say_json(item)
         else:
@@ -166,19 +166,19 @@ def approvals(
     everything: Annotated[bool, typer.Option("--all", help="Also what waits for others.")] = False,
 ) -> None:
     """Show what waits for your approval, the nearest deadline first, with the plan and its digest."""
-    found = _waiting(url, token, "all=true" if everything else "")
+    found = _waiting(url, token, {"all": "true"} if everything else {})
     for item in found:
         say(*request_lines(item))
     if not found:
         print("nothing waits for you")
 
 
-def _waiting(url: str, token: str, query: str) -> list[dict[str, Any]]:
+def _waiting(url: str, token: str, query: dict[str, str]) -> list[dict[str, Any]]:
     """What waits, of all pages."""
-    page = _call("GET", f"{url}/api/v1/approvals?limit=200&{query}", token)
+    page = _call("GET", address(url, "approvals", limit=200, **query), token)
     items: list[dict[str, Any]] = page["items"]
     while page["next_cursor"] is not None:
-        page = _call("GET", f"{url}/api/v1/approvals?limit=200&cursor={page['next_cursor']}&{query}", token)
+        page = _call("GET", address(url, "approvals", limit=200, cursor=page["next_cursor"], **query), token)
         items += page["items"]
     return items
 
@@ -197,20 +197,20 @@ def reject(execution_id: str, url: Url, token: Decider, comment: str = "", diges
 
 def _decide(execution_id: str, body: dict[str, Any], url: str, token: str) -> None:
     """Decide on the plan that was named, or on the one that is shown now: never on one that nobody looked at."""
-    named = quote(execution_id, safe="")
-    for item in _waiting(url, token, f"all=true&execution_id={named}") if body["digest"] is None else ():
+    wanted = {"all": "true", "execution_id": execution_id}
+    for item in _waiting(url, token, wanted) if body["digest"] is None else ():
         say(*request_lines(item))
         if sys.stdin.isatty():
             typer.confirm(f"{body['decision']} this?", abort=True)
         body = body | {"digest": item["approval"]["digest"]}
-    item = _call("POST", f"{url}/api/v1/executions/{named}/approvals", token, body)
+    item = _call("POST", address(url, "executions", execution_id, "approvals"), token, body)
     say(*(timeline(item) if "steps" in item else ["the decision is recorded"]))
 
 
 @cli.command()
 def rollback(execution_id: str, url: Url, token: Token, comment: str = "") -> None:
     """Take back what an execution that has ended did."""
-    item = _call("POST", f"{url}/api/v1/executions/{execution_id}/rollback", token, {"comment": comment})
+    item = _call("POST", address(url, "executions", execution_id, "rollback"), token, {"comment": comment})
     say(*timeline(item))
 
 
@@ -226,14 +226,14 @@ def pause(
 ) -> None:
     """Keep runbooks from starting: the kill switch of a tenant, or a maintenance window."""
     given = {"runbook": runbook, "service_id": service_id, "reason": reason, **_window(window)}
-    item = _call("PUT", f"{url}/api/v1/pauses/{name}", token, {field: value for field, value in given.items() if value})
+    item = _call("PUT", address(url, "pauses", name), token, {field: value for field, value in given.items() if value})
     say(f"{item['name']}: paused from {item['starts_at']}" + (f" until {item['ends_at']}" if item["ends_at"] else ""))
 
 
 @cli.command()
 def resume(name: str, url: Url, token: Token) -> None:
     """End a pause: what it kept from starting goes on."""
-    _call("DELETE", f"{url}/api/v1/pauses/{name}", token)
+    _call("DELETE", address(url, "pauses", name), token)
     say(f"{name}: resumed")
 
 
@@ -272,7 +272,7 @@ def _window(given: str | None) -> dict[str, str]:
 @cli.command()
 def pauses(url: Url, token: Token) -> None:
     """Show what is paused, or will be."""
-    found = _call("GET", f"{url}/api/v1/pauses", token)["items"]
+    found = _call("GET", address(url, "pauses"), token)["items"]
     for item in found:
         what = item["runbook"] or "every runbook"
         where = f" for {item['service_id']}" if item["service_id"] else ""
