@@ -137,7 +137,11 @@ def execute(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
 ) -> None:
     """Start a runbook by hand, or show what it would do."""
-    body = {"runbook_name": name, "context": orjson.loads(context), **({"dry_run": True} if dry_run else {})}
+    try:
+        given = orjson.loads(context)
+    except orjson.JSONDecodeError as error:
+        raise RunbooksError(f"--context is not JSON: {error}") from error
+    body = {"runbook_name": name, "context": given, **({"dry_run": True} if dry_run else {})}
     item = _call("POST", address(url, "runbooks", "execute"), token, body)
     say(*(timeline(item) if "steps" in item else [f"execution {item['execution_id']} is requested"]))
 
