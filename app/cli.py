@@ -298,10 +298,17 @@ def publish_anomaly(
     from app import operating
     from app.wiring import connection_of
 
-    text = sys.stdin.read() if str(file) == "-" else file.read_text()
+    text = _text_of(file)
     places = asyncio.run(operating.publish_anomalies(connection_of(kafka_settings(bootstrap_servers)), text))
     for place in places:
         print(f"recorded at {place.topic}/{place.partition}/{place.offset}")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return (sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunbooksError(f"{file}: cannot be read: {error}") from error
 
 
 @topics_cli.command("check")

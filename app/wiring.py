@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 import yaml
@@ -90,15 +91,24 @@ def read_definition(path: Path) -> Runbook:
 
     Raises ConfigurationError naming the file and every problem in it.
     """
+    content = _content(path)
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: must be an object with the fields of a runbook")
     try:
-        text = path.read_text()
-        content = orjson.loads(text) if path.suffix == ".json" else yaml.load(text, SafeLoader)
-        if not isinstance(content, dict):
-            raise ConfigurationError(f"{path}: must be an object with the fields of a runbook")
         return read_runbook(content)
     except RunbookRefused as error:
         raise ConfigurationError("\n".join(f"{path}: {problem}" for problem in error.problems)) from error
-    except (OSError, orjson.JSONDecodeError, yaml.YAMLError) as error:
+
+
+def _content(path: Path) -> Any:
+    """What a JSON or YAML file holds.
+
+    Raises ConfigurationError.
+    """
+    try:  # ValueError: bytes that are no UTF-8, what is no JSON, and a YAML date like 2026-13-45
+        text = path.read_text(encoding="utf-8")
+        return orjson.loads(text) if path.suffix == ".json" else yaml.load(text, SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
 
 
@@ -151,8 +161,8 @@ def read_users(path: Path | None) -> SlackUsers:
     if path is None:
         return SlackUsers()
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}: must be an object with the field users")

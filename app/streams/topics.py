@@ -61,7 +61,7 @@ def read_topics(path: Path, group_id: str, tables: frozenset[str] | None = None)
         raise ConfigurationError(
             f"{path} is missing: set RUNBOOKS_KAFKA__TOPICS_FILE to the topic declarations"
         ) from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{path} is not a list of topic declarations: {error!r}") from error
 
 
