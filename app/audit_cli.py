@@ -11,6 +11,7 @@ import typer
 import uvloop
 from aiokafka.errors import KafkaError
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.audit import drilling, exporting, replaying
 from app.audit.drilling import Drilled, Rebuilding
@@ -25,7 +26,7 @@ from app.core.errors import ConfigurationError, RunbooksError
 from app.history.database import DATABASE_ERRORS, open_to_read
 from app.history.signed_anchors import SignedAnchors, read_public_key
 from app.printing import complain, say, say_json
-from app.settings import Settings
+from app.settings import Settings, wrong_settings
 from app.streams.connection import KafkaConnection
 from app.streams.topics import EXECUTION_EVENTS, changelog_name
 from app.whereabouts import kafka_settings
@@ -152,7 +153,10 @@ def run_or_exit(work: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
     """Run it; what cannot be run ends the command with a status of its own."""
     try:
         return uvloop.run(work())
-    except (RunbooksError, KafkaError, ValidationError, *DATABASE_ERRORS) as error:
+    except (ValidationError, SettingsError) as error:
+        complain(f"runbooks: the audit could not be made: {wrong_settings(error)}")
+        raise typer.Exit(NOT_RUN) from error
+    except (RunbooksError, KafkaError, *DATABASE_ERRORS) as error:
         complain(f"runbooks: the audit could not be made: {error}")
         raise typer.Exit(NOT_RUN) from error
     finally:

@@ -16,6 +16,7 @@ import orjson
 import typer
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.calling import address
 from app.calling import call as _call
@@ -23,7 +24,7 @@ from app.collecting import collect_rarely
 from app.core.errors import NotAcknowledged, RunbooksError
 from app.late_commands import LateGroup
 from app.printing import complain, say, say_json
-from app.settings import Settings
+from app.settings import Settings, wrong_settings
 from app.timelines import request_lines, timeline
 from app.whereabouts import kafka_settings, take_what_run_wrote
 
@@ -62,9 +63,8 @@ def main() -> None:
     except RunbooksError as error:
         complain(f"runbooks: {error}")
         sys.exit(1)
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        complain("runbooks: the settings are wrong: " + "; ".join(problems))
+    except (ValidationError, SettingsError) as error:
+        complain(f"runbooks: {wrong_settings(error)}")
         sys.exit(1)
 
 

@@ -1,10 +1,12 @@
 """All settings: read from ``RUNBOOKS_*`` environment variables, grouped by subsystem (``RUNBOOKS_API__PORT``)."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings.sources import PydanticBaseSettingsSource
 
 Kind = Literal["kubernetes", "http", "shell", "slack", "metric"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -240,6 +242,20 @@ class TraceSettings(Group):
     send_to_targets: bool = False
 
 
+class _Variables(EnvSettingsSource):
+    """The environment. Of what must be JSON and is not, the variable is named and its value, perhaps a key, is not."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """The value as JSON; raises ValueError, which the caller makes a SettingsError of where it has to be JSON."""
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            named = [name for name, text in self.env_vars.items() if text == value and name.endswith(field_name)]
+            kind = get_origin(field.annotation) if field else dict
+            example = 'list such as ["A","B"]' if kind is frozenset else 'object such as {"A":"B"}'
+            raise ValueError(f"{', '.join(named or [field_name]).upper()} must be a JSON {example}") from None
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -269,9 +285,28 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     traces: TraceSettings = TraceSettings()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What the caller gives, and then the environment."""
+        return init_settings, _Variables(settings_cls)
+
     @property
     def history_url(self) -> str:
         """The read model's SQLAlchemy URL."""
         if self.history.url is not None:
             return self.history.url.get_secret_value()
         return f"sqlite+aiosqlite:///{self.data_dir.absolute() / 'history.db'}"
+
+
+def wrong_settings(error: ValidationError | SettingsError) -> str:
+    """What is wrong with the settings, in one sentence without any of their values."""
+    if isinstance(error, SettingsError):
+        return f"the settings are wrong: {error.__cause__ or error}"
+    problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
+    return "the settings are wrong: " + "; ".join(problems)
