@@ -21,7 +21,7 @@ from pydantic_settings import SettingsError
 from app.calling import address
 from app.calling import call as _call
 from app.collecting import collect_rarely
-from app.core.errors import NotAcknowledged, RunbooksError
+from app.core.errors import ConfigurationError, NotAcknowledged, RunbooksError
 from app.late_commands import LateGroup
 from app.printing import complain, say, say_json
 from app.settings import Settings, wrong_settings
@@ -109,13 +109,20 @@ async def _work(one: "Worker | StepWorker") -> None:
 
 
 @cli.command()
-def validate(files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)]) -> None:
-    """Check definitions; every problem is told with its path."""
+def validate(files: list[Path]) -> None:
+    """Check definitions; every problem of every file is told with its path."""
     from app.wiring import read_definition
 
+    problems: list[str] = []
     for path in files:
-        runbook = read_definition(path)
-        say(f"{path}: {runbook.name} is valid, {len(runbook.steps)} steps")
+        try:
+            runbook = read_definition(path)
+        except ConfigurationError as error:
+            problems.append(str(error))
+        else:
+            say(f"{path}: {runbook.name} is valid, {len(runbook.steps)} steps")
+    if problems:
+        raise ConfigurationError("\n".join(problems))
 
 
 @cli.command()

@@ -1,5 +1,7 @@
 """What the commands say of the files that they are given: one sentence each, and exit status 1."""
 
+import json
+
 import pytest
 from command_line import run_main
 
@@ -47,3 +49,24 @@ def test_anomalies_that_cannot_be_read(tmp_path):
         assert (ended.status, ended.err.startswith(said), ended.err.count("\n")) == (1, True, 1), ended
     ended = run_main(tmp_path, "publish-anomaly", "-", stdin=latin.read_bytes(), **NO_BROKER)
     assert (ended.status, ended.err.startswith("runbooks: -: cannot be read: 'utf-8' codec")) == (1, True)
+
+
+def test_every_problem_of_every_file_is_told(tmp_path):
+    good = {
+        "name": "one",
+        "trigger": {"service_id": "s"},
+        "steps": [{"type": "slack", "channel": "#c", "message": "m"}],
+    }
+    contents = {"a": {**good, "stepz": 1}, "b": good, "d": {**good, "steps": [{"type": "slack", "chanel": "#c"}]}}
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    paths = {name: tmp_path / f"{name}.json" for name in "abcd"}
+    ended = run_main(tmp_path, "validate", *paths.values())
+    assert (ended.status, ended.out) == (1, f"{paths['b']}: one is valid, 1 steps\n")
+    lines = ended.err.removeprefix("runbooks: ").splitlines()
+    assert lines[0] == f"{paths['a']}: stepz: unknown field (did you mean 'steps'?)"
+    assert lines[1].startswith(f"{paths['c']}: cannot be read: [Errno 2]")
+    assert len(lines[2:]) > 1
+    for line in lines[2:]:
+        assert line.startswith(f"{paths['d']}: steps[0].")
+    assert run_main(tmp_path, "validate", paths["b"]).status == 0
