@@ -301,7 +301,7 @@ def publish_anomaly(
         str | None, typer.Option(help="host:port,…; none: RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS, or that of a make run.")
     ] = None,
 ) -> None:
-    """Publish anomaly events to Kafka: one JSON object, or one a line."""
+    """Publish anomaly events to Kafka: one JSON object, or one a line, in UTF-8."""
     from app import operating
     from app.wiring import connection_of
 

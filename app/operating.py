@@ -30,7 +30,7 @@ CLIENT_ID = "runbooks-cli"
 
 
 async def publish_anomalies(connection: KafkaConnection, text: str) -> list[Recorded]:
-    """Publish one JSON object, or one a line.
+    r"""Publish one JSON object, or one a line; lines end with ``\n`` or ``\r\n``.
 
     Raises RunbooksError when the text holds none.
     """
@@ -48,7 +48,8 @@ def _bodies(text: str) -> list[bytes]:
     try:
         return [json.dumps(json.loads(text)).encode()]
     except ValueError:
-        lines = [line.encode() for line in text.splitlines() if line.strip()]
+        # not splitlines: in a JSON string U+2028 and U+0085 are characters as others are
+        lines = [line.removesuffix("\r").encode() for line in text.split("\n") if line.strip()]
     if not lines:
         raise RunbooksError("there is no anomaly event in the input")
     return lines

@@ -53,8 +53,8 @@ async def test_from_definitions_to_history(runbooks, worker, api, tmp_path, stan
 
     status, out, _ = await runbooks("publish-anomaly", "examples/demo/anomaly.json")
     assert (status, out.startswith("recorded at anomaly-events/")) == (0, True)
-    lines = b'{"service_id":"other","metric_name":"m"}\n{"service_id":"other","metric_name":"m"}\n'
-    assert (await runbooks("publish-anomaly", "-", stdin=lines))[1].count("recorded at") == 2
+    line = '{"service_id":"other","metric_name":"m","labels":{"a":"\N{LINE SEPARATOR}"}}\r\n'.encode()
+    assert (await runbooks("publish-anomaly", "-", stdin=line * 2))[1].count("recorded at") == 2
     waiting = await api.waiting()
     status, out, _ = await runbooks("approvals")
     digest = waiting["steps"][1]["approval"]["digest"]
