@@ -37,6 +37,12 @@ class KafkaSettings(Group):
     ssl_ca_file: Path | None = None
     topics_file: Path = Path("topics.yaml")
 
+    @model_validator(mode="after")
+    def _known_to_the_broker(self) -> Self:
+        if self.security_protocol.startswith("SASL") and (self.sasl_username is None or self.sasl_password is None):
+            raise ValueError("sasl_username and sasl_password are needed with SASL: set both")
+        return self
+
 
 class ApiSettings(Group):
     """The HTTP API.

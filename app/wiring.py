@@ -1,5 +1,6 @@
 """What the settings say, as the parts take it."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ try:
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
+SERVER = re.compile(r"(\[[^\[\]\s]+\]|[^\[\]\s:/]+)(:(?P<port>\d{1,5}))?")
+
 
 def now() -> datetime:
     """The wall clock, aware UTC."""
@@ -43,12 +46,16 @@ def now() -> datetime:
 def connection_of(kafka: KafkaSettings) -> KafkaConnection:
     """How the settings say to reach Kafka.
 
-    Raises ConfigurationError when they name no broker.
+    Raises ConfigurationError when they name no broker, or what cannot be one.
     """
-    if kafka.bootstrap_servers is None:
+    servers = kafka.bootstrap_servers
+    if servers is None:
         raise ConfigurationError("no Kafka broker is named: set RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS")
+    found = [SERVER.fullmatch(one.strip()) for one in servers.split(",")]
+    if not all(one and int(one["port"] or 0) < 2**16 for one in found):
+        raise ConfigurationError(f"a Kafka broker is named as host:port,host:port, and not as {servers!r}")
     return KafkaConnection(
-        bootstrap_servers=kafka.bootstrap_servers,
+        bootstrap_servers=servers,
         protocol=kafka.security_protocol,
         sasl_mechanism=kafka.sasl_mechanism,
         username=kafka.sasl_username,

@@ -12,9 +12,11 @@ from aiokafka.errors import (
 from command_line import run_main
 
 from app.core.errors import ConfigurationError, NotAcknowledged, TemporaryError
+from app.settings import KafkaSettings
 from app.streams.connection import KafkaConnection
 from app.streams.dead_letters import DeadLetters
 from app.streams.publisher import Publisher
+from app.wiring import connection_of
 
 ANOMALY = b'{"service_id": "s", "metric_name": "m"}'
 COMMANDS = [
@@ -48,6 +50,42 @@ def test_also_where_none_is_named_or_the_name_is_wrong(tmp_path):
     assert (ended.status, ended.err.startswith("runbooks: nothing was paused: no Kafka broker is named: ")) == (1, True)
     ended = run_main(tmp_path, "pause-everybody", " ", RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert (ended.status, ended.err.startswith("runbooks: nothing was paused: name: ")) == (1, True)
+
+
+NAMED = {"RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+WRONG = [
+    ({"RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": "there:abc"}, "nothing was paused: a Kafka broker is named as host:port"),
+    ({"RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": "there:99999"}, "nothing was paused: a Kafka broker is named as host:port"),
+    (
+        {"RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": "kafka://there"},
+        "nothing was paused: a Kafka broker is named as host:port",
+    ),
+    ({"RUNBOOKS_KAFKA__BOOTSTRAP_SERVERS": "[::1"}, "nothing was paused: a Kafka broker is named as host:port"),
+    (
+        {**NAMED, "RUNBOOKS_KAFKA__SECURITY_PROTOCOL": "SSL", "RUNBOOKS_KAFKA__SSL_CA_FILE": "/none"},
+        "nothing was paused: RUNBOOKS_KAFKA__SSL_CA_FILE: /none: [Errno 2]",
+    ),
+    (
+        {**NAMED, "RUNBOOKS_KAFKA__SECURITY_PROTOCOL": "SSL", "RUNBOOKS_KAFKA__SSL_CA_FILE": __file__},
+        f"nothing was paused: RUNBOOKS_KAFKA__SSL_CA_FILE: {__file__}: [",
+    ),
+    (
+        {**NAMED, "RUNBOOKS_KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "RUNBOOKS_KAFKA__SASL_USERNAME": "u"},
+        "the settings are wrong: kafka: Value error, sasl_username and sasl_password are needed with SASL",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "said"), WRONG)
+def test_settings_that_lead_to_no_broker(tmp_path, environment, said):
+    ended = run_main(tmp_path, "pause-everybody", "freeze", **environment)
+    assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert ended.err.startswith(f"runbooks: {said}")
+
+
+@pytest.mark.parametrize("servers", ["there", "there:9092", "a.b:1, c_d:65535", "[::1]:9092", "10.0.0.1:9092,[::1]"])
+def test_names_that_may_be_brokers(servers):
+    assert connection_of(KafkaSettings(bootstrap_servers=servers)).bootstrap_servers == servers
 
 
 class FakeProducer:

@@ -27,7 +27,10 @@ class KafkaConnection:
     ssl_ca_file: Path | None = None
 
     def client_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for an aiokafka consumer, producer or admin client."""
+        """Keyword arguments for an aiokafka consumer, producer or admin client.
+
+        Raises ConfigurationError when the authorities' file cannot be read.
+        """
         arguments: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap_servers,
             "security_protocol": self.protocol,
@@ -68,4 +71,7 @@ class KafkaConnection:
         return None if context is None else faust.SSLCredentials(context)
 
     def _ssl_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=None if self.ssl_ca_file is None else str(self.ssl_ca_file))
+        try:
+            return ssl.create_default_context(cafile=None if self.ssl_ca_file is None else str(self.ssl_ca_file))
+        except OSError as error:  # ssl.SSLError, of a file that holds no certificate, is one too
+            raise ConfigurationError(f"RUNBOOKS_KAFKA__SSL_CA_FILE: {self.ssl_ca_file}: {error}") from error
