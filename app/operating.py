@@ -47,7 +47,7 @@ async def publish_anomalies(connection: KafkaConnection, text: str) -> list[Reco
 def _bodies(text: str) -> list[bytes]:
     try:
         return [json.dumps(json.loads(text)).encode()]
-    except ValueError:
+    except (ValueError, RecursionError):  # nested deeper than is read here: published as it is, the worker judges it
         # not splitlines: in a JSON string U+2028 and U+0085 are characters as others are
         lines = [line.removesuffix("\r").encode() for line in text.split("\n") if line.strip()]
     if not lines:

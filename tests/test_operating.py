@@ -23,3 +23,8 @@ def test_one_anomaly_may_stand_on_many_lines(end):
     one = {"service_id": SEPARATORS, "metric_name": "m"}
     (body,) = _bodies(json.dumps(one, indent=2, ensure_ascii=False).replace("\n", end))
     assert json.loads(body) == one
+
+
+def test_what_is_nested_too_deep_to_be_read_is_for_the_worker_to_judge():
+    deep = "[" * 100_000
+    assert _bodies(deep) == [deep.encode()]
