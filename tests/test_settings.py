@@ -70,7 +70,7 @@ def test_a_secret_that_is_too_short_is_not_shown(tmp_path):
 
 
 def test_what_is_json_is_read_and_one_key_of_a_table_may_stand_alone(monkeypatch):
-    monkeypatch.setenv("RUNBOOKS_LONGS__ENVIRONMENT", '["A","B"]')
+    monkeypatch.setenv("RUNBOOKS_SECRETS__ENVIRONMENT", '["A","B"]')
     monkeypatch.setenv("RUNBOOKS_APPROVALS__SIGNING_KEYS__K1", LONG)
     settings = Settings(log_level="ERROR")
     assert settings.secrets.environment == {"A", "B"}
