@@ -13,7 +13,7 @@ from app.core.lifecycle import evolve
 from app.history.folding import row_of, with_item
 from app.history.items import HistoryItem, item_of, written_item
 
-AS_KEPT = "eb7008e4ae9205feee37c5c45afa86735914be3f1ae920eb9ab000f7bbde4435"
+AS_KEPT = "233961840ab413afea256f22f8ecef637de016d6f6cca0a29d6dd5a77c62de82"
 """Rows keep their items: one that is made otherwise wants a migration that sets executions.item_offset to NULL, so that
 no page shows, and no audit finds, what was kept before. Then this is what the test says."""
 ANOMALY = Anomaly(anomaly_id="a-7", service_id="payment-api", metric_name="cpu", anomaly_score=0.9, timestamp=T0)
