@@ -60,6 +60,7 @@ class AnchorPoint(NamedTuple):
 
     told: whether its difference was told. entered: whether an anchor was come to. head: the running hash of what was
     read, before: the same where no anchor was come to yet. expected: the next offset. over: there is no more to say.
+    until: how far the anchors reached when it began. Records are followed so far; what was read beyond is not again.
     """
 
     told: bool
@@ -68,6 +69,7 @@ class AnchorPoint(NamedTuple):
     head: str | None
     before: str | None
     expected: int | None
+    until: int
 
 
 class AnchorCheck:
@@ -83,6 +85,7 @@ class AnchorCheck:
         self._head: bytes | None = None  # until the first anchor that is seen from its beginning
         self._before: bytes | None = None  # of what stands before the first anchor, where one before it is missing
         self._expected: int | None = None
+        self._followed_until: int | None = None  # of a check that was stopped: how far its anchors reached
         self.recorded_from = 0
         self.recorded_until = 0
         self._entered = self._told = self._over = False
@@ -99,13 +102,20 @@ class AnchorCheck:
     def go_on(self, point: AnchorPoint) -> None:
         """Go on where a check stood; to be called once it has begun."""
         self._told, self._entered, self._expected = point.told, point.entered, point.expected
-        self._over = self._over or point.over
+        self._over, self._followed_until = self._over or point.over, point.until
         self._head, self._before = _bytes_of(point.head), _bytes_of(point.before)
 
     def point(self) -> AnchorPoint:
         """Where it stands."""
         head, before = (None if one is None else one.hex() for one in (self._head, self._before))
-        return AnchorPoint(self._told, self._over, self._entered, head, before, self._expected)
+        return AnchorPoint(self._told, self._over, self._entered, head, before, self._expected, self._until)
+
+    @property
+    def _until(self) -> int:
+        """How far records are followed."""
+        if self._followed_until is None:
+            return self.recorded_until
+        return min(self.recorded_until, self._followed_until)
 
     def notes(self) -> Iterator[str]:
         """What these anchors leave uncovered."""
@@ -126,7 +136,7 @@ class AnchorCheck:
 
     async def take(self, records: Sequence[Any], end: int) -> None:
         """Take the next records of the log, those before offset end."""
-        until, place = min(end, self.recorded_until), 0
+        until, place = min(end, self._until), 0
         if self._expected is None and records and records[0].offset > 0:
             self._before = None  # the beginning of the log is gone
         while not self._over and place < len(records) and (offset := records[place].offset) < until:

@@ -11,7 +11,7 @@ from app.audit.findings import Difference
 from app.audit.folding import LogRecord, Position
 from app.core.errors import RunbooksError
 
-VERSION = 6
+VERSION = 7
 
 
 class PartitionPoint(BaseModel):

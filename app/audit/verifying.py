@@ -151,7 +151,8 @@ class Verification:
         if kept is not None:
             await self._go_on(consumer, kept)
         partition_of = _PartitionOf([at.partition for at in places])
-        tell_projected(projected, {at.partition: ends[at] for at in places}, self._result.report)
+        if kept is None:  # who goes on has told it
+            tell_projected(projected, {at.partition: ends[at] for at in places}, self._result.report)
         for at in places:
             point = known.get(at.partition)
             position = Position(at.partition, starts[at], starts[at]) if point is None else point.position

@@ -6,6 +6,7 @@ and again meanwhile. What another worker projects is looked for by one look for 
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +16,7 @@ from app.history.database import DATABASE_ERRORS
 from app.history.store import Store
 
 LOOK_S = 0.1
+logger = logging.getLogger(__name__)
 Key = TypeVar("Key")
 Entry = TypeVar("Entry")
 Wanted = Callable[[Execution], bool]
@@ -104,8 +106,12 @@ class News:
             if not (self._executions or self._places):
                 self.awaited.clear()
                 continue
-            with contextlib.suppress(*DATABASE_ERRORS):
+            try:
                 await self._look()
+            except DATABASE_ERRORS:  # the next look may find it back
+                continue
+            except ValueError as error:
+                logger.warning("history_row_unreadable", extra={"error": repr(error)})
 
     async def _look(self) -> None:
         ends = await self._store.next_offsets()

@@ -8,7 +8,7 @@ have to guess.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
 
 from faust.types import EventT
@@ -25,6 +25,8 @@ from app.streams.receipts import Receipts
 from app.streams.telling import NoticeLines
 from app.streams.tracing import CommandTracing, result_of
 
+Repeated = tuple[StepCommand | NoticeCommand, EventT[bytes]]
+"""A command that came again, with its record."""
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +54,9 @@ class StepExecutor:
         self._figures = figures
         self._room = asyncio.Semaphore(concurrency)
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._repeated: dict[str, list[EventT[bytes]]] = {}
+        self._repeated: dict[str, list[Repeated]] = {}
+        self._settled: set[str] = set()
+        self._taking: set[asyncio.Task[None]] = set()
         self._revoked: set[str] = set()
         self._owned: set[int] = set()
         self._stopping = False
@@ -99,7 +103,7 @@ class StepExecutor:
         entry = self._ledger.find(command.command_id)
         if command.command_id in self._running:
             self._again(command)
-            self._repeated.setdefault(command.command_id, []).append(event)
+            self._repeated.setdefault(command.command_id, []).append((command, event))
             return True
         if entry is not None and entry.done:
             self._again(command)
@@ -131,7 +135,13 @@ class StepExecutor:
 
     def _ended(self, command: StepCommand | NoticeCommand, task: "asyncio.Future[None]") -> None:
         self._running.pop(command.command_id, None)
-        self._repeated.pop(command.command_id, None)
+        repeated = self._repeated.pop(command.command_id, ())
+        if command.command_id in self._settled:
+            self._settled.discard(command.command_id)
+            for _, event in repeated:
+                event.ack()
+        elif repeated:
+            self._take_again(repeated)
         self._revoked.discard(command.command_id)
         self._figures.in_flight.labels(self.kind).set(len(self._running))
         self._room.release()
@@ -140,6 +150,22 @@ class StepExecutor:
         if not task.cancelled() and (error := task.exception()) is not None:
             named = {"command_id": command.command_id, "execution_id": command.execution_id}
             logger.error("command_broke", extra={**named, "error": repr(error)}, exc_info=error)
+
+    def _take_again(self, repeated: Sequence[Repeated]) -> None:
+        """Look anew at a command that was given up, and whose records had come again by then."""
+
+        async def take() -> None:
+            for command, event in repeated:
+                await self._take(command, event)
+
+        task = asyncio.create_task(take())
+        self._taking.add(task)
+        task.add_done_callback(self._taken)
+
+    def _taken(self, task: "asyncio.Task[None]") -> None:
+        self._taking.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("command_broke", extra={"error": repr(error)}, exc_info=error)
 
     async def _begin(self, command: StepCommand, event: EventT[bytes], claimed_at: float, claimed: Claimed) -> None:
         """The command is new: carry it out once it is claimed."""
@@ -208,8 +234,8 @@ class StepExecutor:
         """Write into the ledger that nothing is left to do, then acknowledge."""
         if event.message.partition in self._owned:
             await until_taken(command, lambda: self._ledger.finish(command.command_id, posted))
-        for one in (event, *self._repeated.pop(command.command_id, ())):
-            one.ack()
+        self._settled.add(command.command_id)
+        event.ack()
 
     async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:
         """Tell the log, however long it takes: what was done must be known."""

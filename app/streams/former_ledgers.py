@@ -11,7 +11,7 @@ import orjson
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from app.clients.kafka import Consumer
-from app.streams.ledger import LEDGER_KEPT, TABLE
+from app.streams.ledger import COMMANDS_KEPT, TABLE
 from app.streams.publisher import Publisher
 from app.streams.topics import changelog_name
 
@@ -25,7 +25,7 @@ def former_ledgers(groups: Iterable[str], family: str) -> list[str]:
 
 def is_needed(value: bytes | None, now: datetime) -> bool:
     """Whether a row tells of a command that may come again."""
-    return value is not None and datetime.fromisoformat(orjson.loads(value)["at"]) + LEDGER_KEPT > now
+    return value is not None and datetime.fromisoformat(orjson.loads(value)["at"]) + COMMANDS_KEPT > now
 
 
 async def copy_former_ledgers(

@@ -6,7 +6,7 @@ from audited import Audited
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.audit.anchors import READ_AHEAD, AnchorCheck, AnchorsAhead
-from app.core.chain import SHORT
+from app.core.chain import NOTHING, SHORT, Anchor, extended, record_digest
 from app.core.errors import RunbooksError
 from app.history.database import open_database
 from app.history.schema import ANCHORS
@@ -289,6 +289,44 @@ async def test_a_check_that_was_stopped_anywhere_tells_what_a_whole_one_tells(au
             if stops_at < len(records):
                 in_parts = await told_in_two_parts(source, records, stops_at)
                 assert in_parts == whole, stops_at
+
+
+class Growing:
+    """The anchors of so many of a log's records, ten in each; whole: without the one that is not full."""
+
+    def __init__(self, records, upto, *, whole):
+        digests = [(one.offset, record_digest(0, one.offset, one.key, one.value)) for one in records[:upto]]
+        anchors = extended(Anchor.beginning(0), digests, every=10)
+        self.anchors = [one for one in anchors if not whole or one.next_offset - one.first_offset == 10]
+
+    async def last_anchor(self, partition):
+        return self.anchors[-1] if self.anchors else None
+
+    async def anchor_at(self, partition, offset):
+        return next((one for one in self.anchors if one.next_offset > offset), None)
+
+    async def head_before(self, partition, offset):
+        return next((one.head for one in reversed(self.anchors) if one.next_offset <= offset), NOTHING)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("recorded", "stopped_at"), [(40, 60), (25, 27), (38, 39), (0, 10), (90, 45), (44, 44)])
+async def test_anchors_that_have_grown_since_a_check_was_stopped_raise_no_alarm(whole, recorded, stopped_at):
+    records = [Kept(offset, b"t", b"%d" % offset) for offset in range(90)]
+    found = []
+    first = AnchorCheck(Growing(records, recorded, whole=whole), 0, found.append)
+    await first.begin()
+    await first.take(records[:stopped_at], 80)
+    second = AnchorCheck(Growing(records, 90, whole=whole), 0, found.append)
+    await second.begin()
+    second.go_on(first.point())
+    third = AnchorCheck(Growing(records, 90, whole=whole), 0, found.append)
+    await second.take(records[stopped_at:65], 80)
+    await third.begin()
+    third.go_on(second.point())  # it goes by how far the first one's reached, too
+    await third.take(records[65:], 80)
+    third.finish(90)
+    assert found == []
 
 
 async def test_a_file_that_cannot_be_written_stops_nobody(audited, tmp_path):

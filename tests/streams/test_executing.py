@@ -401,6 +401,23 @@ async def test_a_record_that_comes_again_is_not_acknowledged_for_what_was_given_
     assert again is not once_more
 
 
+async def test_a_record_that_comes_in_the_very_turn_that_its_command_is_settled_in_is_acknowledged(bench):
+    command = bench.command()
+    again = Record(write_command(command))
+
+    class First(Record):
+        def ack(self):
+            super().ack()
+            taking.append(asyncio.create_task(bench.executor._take(command, again)))  # the agent goes on in this turn
+
+    taking = []
+    await bench.executor._take(command, First(write_command(command)))
+    await until(lambda: is_true(lambda: bench.calls))
+    bench.answer.set()
+    await until(lambda: is_true(lambda: again.acked))
+    assert (bench.log.told, len(taking)) == (["started", "finished"], 1)
+
+
 async def test_what_comes_once_it_stops_is_left_to_whoever_is_next(bench):
     await bench.take(bench.command())
     await until(lambda: is_true(lambda: bench.calls))

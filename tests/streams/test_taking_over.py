@@ -63,8 +63,8 @@ def test_ledgers_of_single_groups_are_from_before():
 
 
 def test_only_rows_of_commands_that_may_come_again_are_copied():
-    assert is_needed(row(NOW - LEDGER_KEPT + timedelta(seconds=1)), NOW)
-    assert not is_needed(row(NOW - LEDGER_KEPT), NOW)
+    assert is_needed(row(NOW - COMMANDS_KEPT + timedelta(seconds=1)), NOW)
+    assert not is_needed(row(NOW - COMMANDS_KEPT), NOW)
     assert not is_needed(None, NOW)
 
 

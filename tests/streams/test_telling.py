@@ -21,7 +21,7 @@ from app.clients.opentelemetry_export import exported
 from app.clients.secrets import Secrets
 from app.clients.slack import SlackClient
 from app.clients.ssh import SshClient
-from app.core.commands import write_command
+from app.core.commands import read_command, write_command
 from app.core.people import SlackUsers
 from app.streams.executing import StepExecutor
 from app.streams.figures import Figures
@@ -155,10 +155,36 @@ async def test_a_message_is_posted_once_and_done_before_it_is_acknowledged(offic
     await until(known)
     (message,) = slack.posted("#ops")
     assert office.table[post.command_id]["posted"] == [message.channel_id, message.ts, "#ops"]
-    assert again.acked
+
+    async def acknowledged():
+        return again.acked
+
+    await until(acknowledged)
     assert [event.type for event in office.log.events] == ["approval_noticed"]
     assert (await office.take(post, "who comes after")).acked
     assert len(slack.calls["chat.postMessage"]) == 1
+
+
+async def test_a_vote_whose_record_comes_again_while_the_post_hangs_is_told_after_a_rebalance(office, slack):
+    fault = await held(office)
+    office.story.decided(by="ann")
+    await office.take_due()
+    executor = office.worker()
+    taken = [read_command(record.value) for record in office.records.values() if not record.acked]
+    membership = executor._ledger._membership
+    membership.shared_out()
+    executor.on_partitions(set())
+    membership.heard(0.0)
+    executor.on_partitions({0})
+    again = [await office.take(command) for command in taken]
+    fault.release()
+
+    async def all_acknowledged():
+        return all(record.acked for record in again)
+
+    await until(all_acknowledged)
+    (message,) = slack.posted("#ops")
+    assert "Approved 1 of 2" in str(message.blocks)
 
 
 async def test_nothing_is_posted_before_the_claim_is_on_the_broker(office, slack):
