@@ -1,11 +1,14 @@
 """What all tests share: one real Kafka for the session, emptied of our topics between tests."""
 
 import asyncio
+import contextlib
 import os
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from app.streams.topics import read_topics
 
 pytest_plugins = ("cluster_fixtures", "database_fixtures")
 SECRET = "a secret of the tests that is long enough"
+PORTS_EACH = 2_000
 
 
 def pytest_addoption(parser):
@@ -55,6 +59,27 @@ def pytest_runtest_logreport(report):
 def pytest_terminal_summary(terminalreporter):
     for name in sorted(MISSING):
         terminalreporter.write_line(f"MISSING PART: {name}: its tests did not run", red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def unused_tcp_port_factory(worker_id):
+    """Ports that nobody listens on, another one each time, and never those of another process of this run.
+
+    From below those that the kernel gives out: one of these may be taken, by a test or a connection, until a worker
+    that is being started listens, and the test would talk to somebody else's.
+    """
+    number = int(worker_id.removeprefix("gw")) if worker_id.startswith("gw") else 5
+    begin = 20_000 + PORTS_EACH * number
+    ports = cycle(range(begin, begin + PORTS_EACH))
+
+    def free_port() -> int:
+        for port in islice(ports, PORTS_EACH):
+            with contextlib.suppress(OSError), socket.socket() as tried:
+                tried.bind(("127.0.0.1", port))
+                return port
+        raise RuntimeError(f"no port from {begin} on is free")
+
+    return free_port
 
 
 @contextmanager
