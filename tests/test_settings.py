@@ -9,6 +9,8 @@ import pytest
 from command_line import run_main
 from pydantic import ValidationError
 
+from app import settings
+from app.core import events
 from app.settings import Settings
 from app.wiring import signing_keys
 
@@ -76,3 +78,7 @@ def test_what_is_json_is_read_and_one_key_of_a_table_may_stand_alone(monkeypatch
     assert settings.secrets.environment == {"A", "B"}
     assert settings.approvals.signing_keys["k1"].get_secret_value() == LONG
     assert settings.log_level == "ERROR"
+
+
+def test_the_longest_dedup_window_is_the_one_that_events_count():
+    assert settings.MAX_DEDUP_WINDOW_S == events.MAX_DEDUP_WINDOW_S

@@ -302,18 +302,20 @@ def _filled_in(step: Step, variables: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
+def _views(variables: JsonObject) -> list[JsonObject]:
+    """What templates see of the steps: an object each, as the fold makes them."""
+    steps = variables.get("steps")
+    return [view for view in steps if isinstance(view, dict)] if isinstance(steps, list) else []
+
+
 def _earlier(command: StepCommand) -> tuple[JsonObject, ...]:
     """What templates see of the steps before this one."""
-    steps = command.variables.get("steps")
-    views = steps[: command.step_index] if isinstance(steps, list) else []
-    return tuple(view for view in views if isinstance(view, dict))
+    return tuple(_views(command.variables)[: command.step_index])
 
 
 def _room(command: StepCommand) -> int:
     """How much the step may give back: all outputs together stay within what one record can hold."""
-    steps = command.variables.get("steps")
-    views = steps if isinstance(steps, list) else []
-    used = sum(size_of(view.get("output")) for view in views if isinstance(view, dict))
+    used = sum(size_of(view.get("output")) for view in _views(command.variables))
     return max(OUTPUT_ALWAYS, min(OUTPUT_LIMIT, OUTPUTS_LIMIT - used))
 
 
@@ -326,25 +328,20 @@ def _bounded(plan: Prepared) -> Prepared:
 
 def _with_placeholders(variables: JsonObject) -> dict[str, Any]:
     """The variables of a dry run: outputs that do not exist yet stand as their path."""
-    steps = variables.get("steps")
-    views = steps if isinstance(steps, list) else []
     filled = [
         {key: Unknown(f"steps[{index}].{key}") if key == "output" else value for key, value in view.items()}
-        for index, view in enumerate(views)
-        if isinstance(view, dict)
+        for index, view in enumerate(_views(variables))
     ]
     return {**variables, "steps": filled}
 
 
 def _as_if_done(variables: JsonObject) -> JsonObject:
     """The variables of a dry run's condition: what is planned counts as done, with no known output."""
-    steps = variables.get("steps")
-    views = [view for view in steps if isinstance(view, dict)] if isinstance(steps, list) else []
     done: list[JsonValue] = [
         {key: value for key, value in view.items() if key != "output"} | {"status": "succeeded"}
         if view.get("status") == "planned"
         else view
-        for view in views
+        for view in _views(variables)
     ]
     return {**variables, "steps": done}
 

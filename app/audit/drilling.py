@@ -111,7 +111,8 @@ class Rebuilding:
         projected = {} if live is None else await Store(live, self._sources.topic).next_offsets()
         async with open_log(self._sources.connection, self._sources.topic, self._progress) as log:
             self._starts, self._ends = log.starts, log.ends
-            await self._look_for_history()
+            lengths = {number: end - log.starts[number] for number, end in log.ends.items()}
+            self._drilled.result.notes += await not_begun(live, self._topic, lengths)
             tell_projected(projected, log.ends, self._drilled.result.report)
             for number, start in log.starts.items():
                 if start > 0:
@@ -121,11 +122,6 @@ class Rebuilding:
                 read = [*map(Record.of, records)]
                 await projection.project([(places[number], read)])
                 self._drilled.result.records += len(read)
-
-    async def _look_for_history(self) -> None:
-        if self._sources.engine is not None:
-            lengths = {number: end - self._starts[number] for number, end in self._ends.items()}
-            self._drilled.result.notes += await not_begun(self._sources.engine, self._topic, lengths)
 
     async def _compare_history(
         self, rebuilt: AsyncEngine, live: AsyncEngine, comparison: HistoryComparison, partition: int, end: int
@@ -182,9 +178,7 @@ class Rebuilding:
         """A partition's table, where it can be compared, and the offset up to which the workers have written it."""
         if tables is None:
             return None, 0
-        table, folded = tables.of(partition), tables.folded(partition, end)
-        table.tell_of_keys(partition, self._drilled.result.report)
-        return (None, 0) if folded is None else (table, folded)
+        return tables.comparable(partition, end, self._drilled.result.report) or (None, 0)
 
     def _compared(self, partition: int, what: str, ours: "_Sum", theirs: "_Sum", left_out: int) -> None:
         given = (ours.rows, theirs.rows, ours.digest(), theirs.digest(), left_out)

@@ -69,11 +69,13 @@ class HistoryRows:
         return await self._store.next_offsets()
 
 
-async def not_begun(engine: AsyncEngine, topic: str, lengths: Mapping[int, int]) -> list[str]:
+async def not_begun(engine: AsyncEngine | None, topic: str, lengths: Mapping[int, int]) -> list[str]:
     """Notes of the partitions that a history has nothing of, though they have records; lengths: how many each has.
 
     Raises RunbooksError when it has nothing of any: it is another log's, or nobody's.
     """
+    if engine is None:
+        return []
     begun = await Store(engine, topic).next_offsets()
     missing = [number for number, length in lengths.items() if length > 0 and number not in begun]
     if missing and not begun:

@@ -118,6 +118,15 @@ class LiveTables(NamedTuple):
         """Up to where the workers have written a partition that ends at an offset; None where they do not say."""
         return self.acknowledged.get(partition, None if end > 0 else 0)
 
+    def comparable(self, partition: int, end: int, report: Report) -> tuple[LiveTable, int] | None:
+        """A partition's table, and up to where the workers have written it; None where they do not say.
+
+        Records whose key is no id are reported.
+        """
+        table, folded = self.of(partition), self.folded(partition, end)
+        table.tell_of_keys(partition, report)
+        return None if folded is None else (table, folded)
+
     def notes(self, group: str | None, ends: Mapping[int, int]) -> Iterator[str]:
         """What is left out, of partitions that end at these offsets."""
         unknown = [str(number) for number, end in ends.items() if self.folded(number, end) is None]

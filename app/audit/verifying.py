@@ -147,12 +147,13 @@ class Verification:
         projected = {} if rows is None else await rows.next_offsets()
         ends = await consumer.end_offsets(places)
         starts = await consumer.beginning_offsets(places)
-        await self._look_for_history({at.partition: ends[at] - starts[at] for at in places})
-        if kept is not None:
+        lengths = {at.partition: ends[at] - starts[at] for at in places}
+        self._result.notes += await not_begun(self._sources.engine, topic, lengths)
+        if kept is None:
+            tell_projected(projected, {at.partition: ends[at] for at in places}, self._result.report)
+        else:  # that was told when it began
             await self._go_on(consumer, kept)
         partition_of = _PartitionOf([at.partition for at in places])
-        if kept is None:  # who goes on has told it
-            tell_projected(projected, {at.partition: ends[at] for at in places}, self._result.report)
         for at in places:
             point = known.get(at.partition)
             position = Position(at.partition, starts[at], starts[at]) if point is None else point.position
@@ -162,10 +163,6 @@ class Verification:
             part = self._parts[at.partition] = self._part(position, end, partition_of, point, rows)
             part.anchors, part.begins_at, part.log_end = anchors[at.partition], starts[at], ends[at]
             consumer.seek(at, position.next_offset)
-
-    async def _look_for_history(self, lengths: Mapping[int, int]) -> None:
-        if self._sources.engine is not None:
-            self._result.notes += await not_begun(self._sources.engine, self._sources.topic, lengths)
 
     def _named(self, partitions: int) -> str:
         """All that is read, as a checkpoint names it."""
@@ -321,9 +318,9 @@ class Verification:
         self._result.notes += tables.notes(sources.group, ends)
         log_ends = await ends_of(sources.connection, sources.topic)
         for number, part in self._parts.items():
-            table, folded = tables.of(number), tables.folded(number, ends[number])
-            table.tell_of_keys(number, self._result.report)
-            if folded is not None:
+            comparable = tables.comparable(number, ends[number], self._result.report)
+            if comparable is not None:
+                table, folded = comparable
                 table.pass_over(part.begins_at, part.fold.position.known)
                 log_end = log_ends.get(number, 0)
                 self._result.left_out += table.compare(part.fold.position, folded, log_end, self._result.report)

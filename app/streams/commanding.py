@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from faust.types import EventT
 
@@ -59,7 +59,7 @@ async def until_taken(named: Named, write: Callable[[], Awaitable[object]]) -> N
             return
 
 
-async def give_up(running: Sequence["asyncio.Task[None]"]) -> None:
+async def give_up(running: Sequence["asyncio.Task[Any]"]) -> None:
     """Cancel what is being carried out, and wait until all of it has ended.
 
     Each is let tell the log how it ended, for some time: where nobody takes that, its lease tells.

@@ -53,9 +53,8 @@ class StepExecutor:
         self._log = log
         self._figures = figures
         self._room = asyncio.Semaphore(concurrency)
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.Task[bool]] = {}
         self._repeated: dict[str, list[Repeated]] = {}
-        self._settled: set[str] = set()
         self._taking: set[asyncio.Task[None]] = set()
         self._revoked: set[str] = set()
         self._owned: set[int] = set()
@@ -77,13 +76,16 @@ class StepExecutor:
         owner's. Waiting for room may take long, and meanwhile the partition may go, and come back with what others did:
         then all of it is asked once more.
         """
-        if self._is_over(command, event):
-            return
-        await self._room.acquire()
-        if self._is_over(command, event):
-            self._room.release()
-            return
         entry = self._ledger.find(command.command_id)
+        if self._is_over(command, event, entry):
+            return
+        waits = self._room.locked()
+        await self._room.acquire()
+        if waits:
+            entry = self._ledger.find(command.command_id)
+            if self._is_over(command, event, entry):
+                self._room.release()
+                return
         if self.tracing is not None:
             lost = isinstance(command, StepCommand) and entry is not None
             self.tracing.begin(command, event.message.headers, interrupted=lost)
@@ -96,11 +98,10 @@ class StepExecutor:
         else:
             self._spawn(command, self._answer_for(command, event, entry))
 
-    def _is_over(self, command: StepCommand | NoticeCommand, event: EventT[bytes]) -> bool:
+    def _is_over(self, command: StepCommand | NoticeCommand, event: EventT[bytes], entry: Entry | None) -> bool:
         """Whether nothing is to be done here: it is another worker's, or done, or being done."""
         if event.message.partition not in self._owned:
             return True
-        entry = self._ledger.find(command.command_id)
         if command.command_id in self._running:
             self._again(command)
             self._repeated.setdefault(command.command_id, []).append((command, event))
@@ -127,17 +128,18 @@ class StepExecutor:
         if isinstance(command, StepCommand) and command.revoked and command.command_id in self._running:
             self._revoked.add(command.command_id)
 
-    def _spawn(self, command: StepCommand | NoticeCommand, work: Awaitable[None]) -> None:
+    def _spawn(self, command: StepCommand | NoticeCommand, work: Awaitable[bool]) -> None:
+        """Carry it out; the work gives whether it is settled, or left to whoever has its partition."""
         task = asyncio.ensure_future(work)
         self._running[command.command_id] = task
         self._figures.in_flight.labels(self.kind).set(len(self._running))
         task.add_done_callback(lambda done: self._ended(command, done))
 
-    def _ended(self, command: StepCommand | NoticeCommand, task: "asyncio.Future[None]") -> None:
+    def _ended(self, command: StepCommand | NoticeCommand, task: "asyncio.Future[bool]") -> None:
         self._running.pop(command.command_id, None)
         repeated = self._repeated.pop(command.command_id, ())
-        if command.command_id in self._settled:
-            self._settled.discard(command.command_id)
+        broken = None if task.cancelled() else task.exception()
+        if not task.cancelled() and broken is None and task.result():
             for _, event in repeated:
                 event.ack()
         elif repeated:
@@ -147,9 +149,9 @@ class StepExecutor:
         self._room.release()
         if self.tracing is not None:
             self.tracing.end(command.command_id)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if broken is not None:
             named = {"command_id": command.command_id, "execution_id": command.execution_id}
-            logger.error("command_broke", extra={**named, "error": repr(error)}, exc_info=error)
+            logger.error("command_broke", extra={**named, "error": repr(broken)}, exc_info=broken)
 
     def _take_again(self, repeated: Sequence[Repeated]) -> None:
         """Look anew at a command that was given up, and whose records had come again by then."""
@@ -167,7 +169,7 @@ class StepExecutor:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("command_broke", extra={"error": repr(error)}, exc_info=error)
 
-    async def _begin(self, command: StepCommand, event: EventT[bytes], claimed_at: float, claimed: Claimed) -> None:
+    async def _begin(self, command: StepCommand, event: EventT[bytes], claimed_at: float, claimed: Claimed) -> bool:
         """The command is new: carry it out once it is claimed."""
         partition, name = event.message.partition, command.command_id
         claim = Claim(
@@ -183,18 +185,20 @@ class StepExecutor:
                 await self._runner.run(command, claim, self._record, attempt)
         self._figures.commands.labels(self.kind, "revoked" if command.revoked else "done").inc()
         await self._settle(command, event)
+        return True
 
-    async def _answer_for(self, command: StepCommand, event: EventT[bytes], entry: Entry) -> None:
+    async def _answer_for(self, command: StepCommand, event: EventT[bytes], entry: Entry) -> bool:
         """Another worker took it: once that one may no longer begin it, say that it was interrupted.
 
         Where the partition is another worker's by then, that one does.
         """
         await self._until_given_up(entry)
         if event.message.partition not in self._owned:
-            return
+            return False
         await self._runner.interrupted(command, self._record)
         self._figures.commands.labels(self.kind, "interrupted").inc()
         await self._settle(command, event)
+        return True
 
     async def _until_given_up(self, entry: Entry) -> None:
         """Wait until the worker that took a command may no longer begin it."""
@@ -203,7 +207,7 @@ class StepExecutor:
         if wait_s > 0:
             await asyncio.sleep(min(wait_s, self._runner.lease_s))
 
-    async def _tell(self, command: NoticeCommand, event: EventT[bytes], entry: Entry | None, claimed: Claimed) -> None:
+    async def _tell(self, command: NoticeCommand, event: EventT[bytes], entry: Entry | None, claimed: Claimed) -> bool:
         """A message about an approval, when those before it about the same message are through.
 
         One that is given up because the partition is another worker's stays unacknowledged: that one says it.
@@ -223,6 +227,7 @@ class StepExecutor:
                 if self.tracing is not None:
                     self.tracing.came_to(command.command_id, "posted" if carried.posted else "not posted")
                 await self._settle(command, event, carried.posted)
+            return carried.over
 
     def _holds(self, partition: int) -> bool:
         """Whether a partition is this worker's and nobody asked to stop."""
@@ -234,7 +239,6 @@ class StepExecutor:
         """Write into the ledger that nothing is left to do, then acknowledge."""
         if event.message.partition in self._owned:
             await until_taken(command, lambda: self._ledger.finish(command.command_id, posted))
-        self._settled.add(command.command_id)
         event.ack()
 
     async def _record(self, event: CommandEvent | ApprovalNoticed) -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
+from aiokafka.structs import TopicPartition
 
 from app.streams.connection import KafkaConnection
 
@@ -20,21 +21,38 @@ async def group_offsets(connection: KafkaConnection, group_id: str, topic: str) 
     admin = AIOKafkaAdminClient(**connection.client_arguments())
     await admin.start()
     try:
-        found = await _committed(admin, group_id)
+        found = await committed(admin, group_id)
     finally:
         await admin.close()
-    return {place.partition: at.offset for place, at in found.items() if place.topic == topic and at.offset >= 0}
+    return {place.partition: offset for place, offset in found.items() if place.topic == topic}
 
 
-async def _committed(admin: AIOKafkaAdminClient, group_id: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Where the group is; a broker that has had no group yet takes a moment to begin with that."""
-    deadline = time.monotonic() + COORDINATOR_S
+async def committed(
+    admin: AIOKafkaAdminClient,
+    group_id: str,
+    places: Iterable[TopicPartition] | None = None,
+    *,
+    passing: type[KafkaError] = GroupCoordinatorNotAvailableError,
+    patience_s: float = COORDINATOR_S,
+) -> dict[TopicPartition, int]:
+    """What a group has committed: a broker that has had no group yet, or just starts, takes a moment to tell.
+
+    places: which partitions are asked about; None asks about all that it has told of. passing: the errors that are
+    waited out, for patience_s seconds. Raises KafkaError.
+    """
+    wanted = None if places is None else list(places)
+    if wanted == []:
+        return {}
+    deadline = time.monotonic() + patience_s
     while True:
         try:
-            found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(group_id)
-        except GroupCoordinatorNotAvailableError:
+            answer = await admin.list_consumer_group_offsets(group_id, partitions=wanted)
+        except passing:
             if time.monotonic() > deadline:
                 raise
-            await asyncio.sleep(COORDINATOR_RETRY_S)
         else:
-            return found
+            if wanted is None or answer.keys() >= set(wanted):
+                return {place: at.offset for place, at in answer.items() if at.offset >= 0}
+            if time.monotonic() > deadline:  # aiokafka does not look at an error of the whole answer
+                raise KafkaError(f"no offsets of {group_id} were given")
+        await asyncio.sleep(COORDINATOR_RETRY_S)

@@ -9,9 +9,7 @@ Offsets are committed for the new group before it has members. Who is told that 
 of them has done so, and is refused otherwise: a group cannot be moved while it reads.
 """
 
-import asyncio
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -25,12 +23,12 @@ from app.core.errors import ConfigurationError
 from app.streams.backlog import Span
 from app.streams.connection import KafkaConnection
 from app.streams.former_ledgers import copy_former_ledgers, former_ledgers
+from app.streams.group_offsets import committed
 from app.streams.groups import is_of
 from app.streams.ledger import COMMANDS_KEPT
 from app.streams.publisher import Publisher
 
 ANSWER_TIMEOUT_S = 10.0
-ANSWER_POLL_S = 0.1
 Offsets = Mapping[TopicPartition, int]
 Spans = Mapping[TopicPartition, Span]
 logger = logging.getLogger(__name__)
@@ -99,14 +97,14 @@ class _Succession:
         spans = await self._spans(topics)
         if not spans:
             return
-        committed = await self._committed(spans)
-        own = committed.pop(self._own_group, {})
-        nowhere = spans.keys() - own.keys() - {place for offsets in committed.values() for place in offsets}
-        begins = beginnings(own, committed.values(), spans, await self._oldest(nowhere, spans, now))
-        readers = [self._own_group, *(group for group, offsets in committed.items() if offsets)]
+        others = await self._committed(spans)
+        own = others.pop(self._own_group, {})
+        nowhere = spans.keys() - own.keys() - {place for offsets in others.values() for place in offsets}
+        begins = beginnings(own, others.values(), spans, await self._oldest(nowhere, spans, now))
+        readers = [self._own_group, *(group for group, offsets in others.items() if offsets)]
         read, copied = await self._copy_ledgers(readers, publisher, now)
         await self._commit(begins | read, begins.keys() | copied)
-        _tell(begins, committed)
+        _tell(begins, others)
 
     async def _spans(self, topics: Collection[str]) -> dict[TopicPartition, Span]:
         """Where the partitions that hold records begin and end."""
@@ -135,23 +133,8 @@ class _Succession:
         return {group: await self._committed_by(group, places) for group in groups}
 
     async def _committed_by(self, group: str, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Ask until there is an answer, for a while: a broker that has just started reads the offsets itself."""
-        wanted = list(places)
-        if not wanted:
-            return {}
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        while True:
-            try:
-                answer = await self._admin.list_consumer_group_offsets(group, partitions=wanted)
-            except KafkaError:
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                if answer.keys() >= set(wanted):
-                    return {place: answer[place].offset for place in wanted if answer[place].offset >= 0}
-                if time.monotonic() > deadline:  # aiokafka does not look at an error of the whole answer
-                    raise KafkaError(f"no offsets of {group} were given")
-            await asyncio.sleep(ANSWER_POLL_S)
+        """What one has: a broker that has just started reads the offsets itself, and is waited for."""
+        return await committed(self._admin, group, places, passing=KafkaError, patience_s=ANSWER_TIMEOUT_S)
 
     async def _oldest(self, places: Iterable[TopicPartition], spans: Spans, now: datetime) -> dict[TopicPartition, int]:
         """The first record since when the ledger keeps all that was done; the end where there is none."""

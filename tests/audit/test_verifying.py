@@ -277,18 +277,6 @@ async def test_a_rollback_long_after_the_end_is_no_difference_to_an_audit_that_w
     assert (await one.verify(path))[1] == []
 
 
-async def test_a_checkpoint_of_another_log_is_refused(audited, tmp_path, monkeypatch):
-    monkeypatch.setattr(verifying, "CHECKPOINT_S", -1)
-    await audited.write()
-    path = tmp_path / "checkpoint"
-    verification = Verification(audited.sources, lambda _: None, path)
-    await verification.run()
-    await verification.save()
-    path.write_text(path.read_text().replace(audited.topic, "another-topic"))
-    with pytest.raises(RunbooksError, match="remove it to begin anew"):
-        await audited.verify(path)
-
-
 @pytest.fixture
 async def stopped(audited, tmp_path, monkeypatch):
     """The checkpoint of an audit that was stopped."""
@@ -299,6 +287,12 @@ async def stopped(audited, tmp_path, monkeypatch):
     await verification.run()
     await verification.save()
     return path
+
+
+async def test_a_checkpoint_of_another_log_is_refused(audited, stopped):
+    stopped.write_text(stopped.read_text().replace(audited.topic, "another-topic"))
+    with pytest.raises(RunbooksError, match="remove it to begin anew"):
+        await audited.verify(stopped)
 
 
 async def test_a_checkpoint_of_another_history_is_refused(audited, stopped, tmp_path):

@@ -100,18 +100,23 @@ def test_a_good_run_between_an_end_and_its_way_back_clears_what_was_before_it(br
     assert (live.effect, rebuilt) == ("start", live)
 
 
-def test_what_is_being_taken_back_is_not_at_work():
+@pytest.fixture
+def going_back():
+    """One that has ended, and is being taken back an hour later."""
     tenant = Tenant(cooldown_seconds=60)
     story = tenant.run("e0", 0, scales, posts)
     tenant.goes_on(story.at(3600), back)
+    return tenant, story
+
+
+def test_what_is_being_taken_back_is_not_at_work(going_back):
+    tenant, _ = going_back
     live, rebuilt = tenant.verdicts(7200)
     assert (live.effect, rebuilt) == ("start", live)
 
 
-def test_nor_is_what_was_taken_back_before_its_first_end_was_kept():
-    tenant = Tenant(cooldown_seconds=60)
-    story = tenant.run("e0", 0, scales, posts)
-    tenant.goes_on(story.at(3600), back)
+def test_nor_is_what_was_taken_back_before_its_first_end_was_kept(going_back):
+    tenant, story = going_back
     old = story.state.rollback.model_copy(update={"first_end": None})
     tenant.kept["e0"] = story.state.now(rollback=old)
     assert tenant.verdicts(7200)[1].effect == "start"

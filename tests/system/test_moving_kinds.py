@@ -88,6 +88,18 @@ class Installation:
         finally:
             await admin.close()
 
+    async def does_three(self, runbook) -> None:
+        """Have three executions carried out."""
+        await self.api.put_runbook(runbook)
+        await self.ask("a", "b", "c")
+        await self.api.ended(3)
+
+    async def did_all_four_once(self, *kinds: str) -> None:
+        """They, and the one that waited, have called once each when the group for these kinds is through."""
+        assert {one["status"] for one in await self.api.ended(4)} == {"succeeded"}
+        await self.settled(*kinds)
+        assert sorted(self.calls().values()) == [1, 1, 1, 1]
+
     async def given_up(self) -> None:
         """Wait until no member of the whole workers' group reads the commands, not even one that was killed."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self._broker)
@@ -130,48 +142,36 @@ def runbook(installation):
 
 async def test_moved_out_nothing_is_done_again(installation, runbook):
     whole = await installation.whole()
-    await installation.api.put_runbook(runbook)
-    await installation.ask("a", "b", "c")
-    await installation.api.ended(3)
+    await installation.does_three(runbook)
     await whole.end()
     await installation.whole(HTTP)
     await installation.ask("waits")
     await installation.sent(4)
     await installation.near(HTTP)
-    assert {one["status"] for one in await installation.api.ended(4)} == {"succeeded"}
-    await installation.settled("http")
-    assert sorted(installation.calls().values()) == [1, 1, 1, 1]
+    await installation.did_all_four_once("http")
 
 
 async def test_with_another_set_of_kinds_nothing_is_done_again(installation, runbook):
     await installation.whole(SHELL)
     near = await installation.near(HTTP)
-    await installation.api.put_runbook(runbook)
-    await installation.ask("a", "b", "c")
-    await installation.api.ended(3)
+    await installation.does_three(runbook)
     await near.end()
     await installation.ask("waits")
     await installation.sent(4)
     await installation.near(SHELL)
-    assert {one["status"] for one in await installation.api.ended(4)} == {"succeeded"}
-    await installation.settled("http", "shell")
-    assert sorted(installation.calls().values()) == [1, 1, 1, 1]
+    await installation.did_all_four_once("http", "shell")
 
 
 async def test_moved_back_nothing_is_done_again(installation, runbook):
     whole = await installation.whole(HTTP)
     near = await installation.near(HTTP)
-    await installation.api.put_runbook(runbook)
-    await installation.ask("a", "b", "c")
-    await installation.api.ended(3)
+    await installation.does_three(runbook)
     await near.end()
     await installation.ask("waits")
     await installation.sent(4)
     await whole.end()
     await installation.whole()
-    assert {one["status"] for one in await installation.api.ended(4)} == {"succeeded"}
-    await installation.settled()
-    assert sorted(installation.calls().values()) == [1, 1, 1, 1]
+    await installation.did_all_four_once()
 
 
 async def test_what_a_killed_worker_was_doing_is_not_begun_by_the_other_group(installation, runbook):
